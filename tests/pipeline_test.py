@@ -102,7 +102,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         config = toy.get_config()
-        config.tasks.num_target, config.tasks.num_test = 110, 60
+        config.tasks.num_source, config.tasks.num_target, config.tasks.num_test = 75, 110, 60
         run(tmp_path, config)
     finally:
         jax.monitoring.clear_event_listeners()
@@ -160,20 +160,44 @@ def test_overlapping_roles_are_refused(same):
         roles.refuse_overlap(source=(one,), test=(other,))
 
 
-def test_a_trust_head_in_a_forks_own_file_works_with_one_config_word(finished, tmp_path, monkeypatch):
-    (tmp_path / "my_fork").mkdir()
-    (tmp_path / "my_fork" / "norm.py").write_text(
+def write_fork(folder):
+    """A trust head in a file of its own, `my_fork.norm`."""
+    (folder / "my_fork").mkdir()
+    (folder / "my_fork" / "norm.py").write_text(
         "import dataclasses\nimport numpy as np\n\n@dataclasses.dataclass(frozen=True)\nclass Norm:\n"
         "    needs = frozenset()\n    def fit(self, evidence, correct, key): return self\n"
         "    def score(self, evidence):\n        return 1 / (1 + np.abs(evidence.x[:, 0, 0]))\n"
         "    def state(self): return {}\n    def restore(self, state): return self\n\ndef make(): return Norm()\n"
     )
+
+
+def test_a_trust_head_in_a_forks_own_file_works_with_one_config_word(finished, tmp_path, monkeypatch):
+    write_fork(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     config = toy.get_config()
     config.trust.name = "my_fork.norm"
     _, lines = run(finished[0], config)
     computed = {line.split("  ")[0] for line in lines if "computed" in line}
     assert {"calibrate ntf", "trust ntf"} <= computed and "pretrain weak" not in computed
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_with_a_forks_trust_head(tmp_path):
+    write_fork(tmp_path)
+    workdir = tmp_path / "workdir"
+    flags = ("--config.trust.name=my_fork.norm", "--config.methods=('naive', 'ntf')")
+    command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *flags]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    x = np.load(next(workdir.glob("store/observe*/x.npy")), mmap_mode="r")
+    fitted = json.loads((workdir / "trust" / "ntf" / "trust.json").read_text())
+    assert fitted["trust"] == "my_fork.norm" and x.ndim == 3
+    score = read(workdir, "trust ntf")
+    (target,) = (path for path in workdir.glob("store/observe*/x.npy") if len(np.load(path, mmap_mode="r")) == len(score))
+    np.testing.assert_allclose(score, 1 / (1 + np.abs(np.load(target)[:, 0, 0])), rtol=1e-6)
+    rows = {row["method"]: row for row in json.loads((workdir / "report" / "recovery.json").read_text())["rows"]}
+    assert set(rows) == {"naive", "ntf"} and rows["ntf"]["accuracy"] > rows["ntf"]["base"]
 
 
 def test_a_fitted_head_is_used_again(finished, tmp_path):

@@ -127,6 +127,37 @@ def test_scoring_more_rows_compiles_nothing_new(fitted):
     assert neural._probability._cache_size() == before
 
 
+def test_rows_that_fill_up_a_size_change_nothing():
+    evidence, correct = world(rows=90)
+    part = (np.arange(90) < 60, np.arange(90) >= 60)
+    hyper = neural.Hyper(**{name: np.float32(value) for name, value in neural.make(**SMALL).hyper.items()})
+    states = []
+    for rows in (60, 128):
+        filled = []
+        for chosen in part:
+            x = np.full((rows if chosen is part[0] else rows // 2, 6), 7.0, np.float32)  # what stands there must not matter
+            label, mask = np.ones((2, len(x)), np.float32)
+            x[: chosen.sum()], label[: chosen.sum()], mask[chosen.sum() :] = evidence.x[chosen, 0], correct[chosen], 0
+            filled += [x, label, mask]
+        static = dict(head=neural.Head(16, 2, 2), epochs=12, batch_rows=32)
+        states.append(neural.train(*filled, hyper, KEY, **static))
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+
+
+def test_fitting_to_more_rows_of_the_same_power_of_two_compiles_nothing_new():
+    neural.make(**SMALL).fit(*world(rows=170), KEY)  # 136 to fit, 34 held back
+    before = neural.train._cache_size()
+    neural.make(**SMALL).fit(*world(rows=300), KEY)
+    assert neural.train._cache_size() == before
+
+
+def test_a_source_smaller_than_a_batch_is_fitted():
+    evidence, correct = world(rows=40)
+    head = neural.make(**SMALL | {"batch_rows": 256, "epochs": 60}).fit(evidence, correct, KEY)
+    assert metrics.auc(head.score(evidence), correct) > 0.8
+
+
 def test_confidence_is_the_probability_of_the_answer():
     evidence, _ = world()
     np.testing.assert_allclose(
