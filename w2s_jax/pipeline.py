@@ -214,7 +214,9 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
         uses_target_gold=marked & set(taught),
         n_selected={m: len(selected.value.row) for m, selected in chosen.items()},
         audits={
-            row.method: audit(run, row, scores[row.method], chosen[row.method], taught[row.method], unlabelled, gold["target"])
+            row.method: audit(
+                run, row, scores[row.method], chosen[row.method], taught[row.method], unlabelled, target, gold["target"]
+            )
             for row in rows
         },
     )
@@ -243,11 +245,7 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
             f"trust {described['trust']!r} needs {', '.join(sorted(missing))}, which scoring a new pool cannot give; "
             "choose another trust function"
         )
-    if described["about"]["teacher_key"] != teacher.key:
-        known = described["about"]["teacher"]
-        run.store.log(
-            f"note: this trust function was fitted on the teacher {known!r}, another model than this {teacher.name!r}"
-        )
+    note_other_teacher(run, described, teacher)
     return looked.answers, checked_scores(fitted.score(looked.evidence()), len(looked.answers), described["trust"])
 
 
@@ -703,7 +701,14 @@ def score(
 
 
 def audit(
-    run: Run, row: Row, scores: Stored, chosen: Stored, taught: Stored | None, unlabelled: Looked, gold: Gold | None
+    run: Run,
+    row: Row,
+    scores: Stored,
+    chosen: Stored,
+    taught: Stored | None,
+    unlabelled: Looked,
+    questions: Sequence[Question],
+    gold: Gold | None,
 ) -> Audit:
     """How good trust and selection really were, after the fact.
 
@@ -716,12 +721,15 @@ def audit(
             "run teach first"
         )
 
+    group = {q.id: q.group or q.id for q in questions}
+    cluster = tuple(group[i] for i in unlabelled.answers.question_id)
+
     def fn(work, **inputs):
         selected = chosen.value
         if gold is None:
             return metrics.audit(scores.value, None, selected.row)
         right = np.ones(len(selected.row), bool) if row.labels == "gold" else gold.grade(selected.answers)
-        return metrics.audit(scores.value, gold.grade(unlabelled.answers), selected.row, taught=right)
+        return metrics.audit(scores.value, gold.grade(unlabelled.answers), selected.row, taught=right, cluster=cluster)
 
     return run.stage(
         "audit",
@@ -732,6 +740,7 @@ def audit(
         chosen=chosen,
         taught=taught,
         answered=unlabelled.answered,
+        cluster=cluster,
         labels=row.labels,
         gold=Ref(gold, digest(gold)),
     ).value
