@@ -83,8 +83,8 @@ def train(x, correct, mask, x_val, correct_val, mask_val, hyper: Hyper, key, *, 
     """Fits one head; pure, so that a sweep is its `vmap`.
 
     Args:
-        x, correct, mask: f32[R, F], f32[R] (1 = right) and f32[R]: the training part of the source. Rows whose mask is 0 are not
-            there: they fill R up to a size that has been compiled for, or leave out rows of a sweep over |source|.
+        x, correct, mask: f32[R, F], f32[R] (1 = right) and f32[R]: the training part of the source. Rows whose mask is 0
+            are not there: they fill R up to a size that has been compiled for, or leave out rows of a sweep over |source|.
         x_val, correct_val, mask_val: the held-back part, likewise.
         hyper: rates.
         key: consumed.
