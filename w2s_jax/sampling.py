@@ -21,12 +21,13 @@ from w2s_jax import packing
 from w2s_jax.models import decoder
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.decoder import Decoder
+from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
 from w2s_jax.tasks.asking import Asked
 from w2s_jax.types import LM, Batch, Ragged, Rollout
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +114,9 @@ def _candidate_logits(params, batch: Batch, *, model: Decoder) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _token_logp(params, batch: Batch, *, model: Decoder) -> jax.Array:
-    """f32[B, L]: each token's log-probability, nats."""
+    """f32[B, L]: each candidate token's log-probability, nats; 0 in the prompts."""
     hidden = model.apply({"params": params}, batch.token, batch.segment, batch.position).hidden
-    return decoder.token_logp(model, params, hidden, batch.token, batch.segment)[0]
+    return token_logp(model, params, hidden, batch.token, batch.segment, wanted=batch.weight > 0)[0]
 
 
 def _sweep(lm, compute: Compute, program, token: Ragged, *, shape, label, **segments) -> list[np.ndarray]:
@@ -149,7 +150,10 @@ def _score_tokens(run, prompt: Ragged, asked: Sequence[Asked]) -> np.ndarray:
 def _score_texts(run, asked: Sequence[Asked], normalise) -> np.ndarray:
     """f64[N, O], -inf where a question has fewer than O candidates."""
     place = [(n, o) for n, a in enumerate(asked) for o in range(len(a.candidates))]
-    logp = run(_token_logp, Ragged.of([[*asked[n].prompt, *asked[n].candidates[o]] for n, o in place], np.int32))
+    texts = [(asked[n].prompt, asked[n].candidates[o]) for n, o in place]
+    token = Ragged.of([[*prompt, *candidate] for prompt, candidate in texts], np.int32)
+    weight = Ragged.of([[0.0] * len(prompt) + [1.0] * len(candidate) for prompt, candidate in texts], np.float32)
+    logp = run(_token_logp, token, weight=weight)
     score = np.full((len(asked), max(len(a.candidates) for a in asked)), -np.inf)
     for (n, o), row in zip(place, logp, strict=True):
         num_tokens = len(asked[n].candidates[o])

@@ -23,13 +23,14 @@ from etils import epath
 
 from w2s_jax.models import lora
 from w2s_jax.models.compute import Compute
-from w2s_jax.models.decoder import Decoder, token_logp
+from w2s_jax.models.decoder import Decoder
+from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
 from w2s_jax.student import Encode, Objective
 from w2s_jax.types import LM, Batch, Lesson
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,8 @@ def train_step(
         variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
         hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
         asked = "entropy" in objective.needs
-        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, entropy=asked)
+        wanted = None if batch.weight is None else batch.weight != 0
+        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, wanted=wanted, entropy=asked)
         total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
         return total, (denominator, metrics | {"loss": total})
 
