@@ -50,11 +50,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, require_backend: str | 
 
     began = time.monotonic()
     artefacts = open_store(store, workdir)
-    if require_backend and jax.default_backend() != require_backend:
-        raise ValueError(
-            f"--require_backend={require_backend}, but JAX found {jax.default_backend()} only; "
-            "install w2s_jax[cuda] or w2s_jax[tpu], or drop the flag"
-        )
+    refuse_other_backend(require_backend)
     say(f"{config.name}: {jax.device_count()} {jax.default_backend()} device(s), jax {jax.__version__}, workdir {workdir}")
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None)
     trials = []
@@ -74,6 +70,17 @@ def run(config: ConfigDict, *, workdir: str, store: str, require_backend: str | 
     print(report.terminal_table(rows, summary))
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s)")
     return folder
+
+
+def refuse_other_backend(wanted: str | None) -> None:
+    """Raises ValueError where JAX found another kind of device than is wanted; None = any will do."""
+    import jax
+
+    if wanted and jax.default_backend() != wanted:
+        raise ValueError(
+            f"--require_backend={wanted}, but JAX found {jax.default_backend()} only; `python -m experiments.doctor "
+            f"--require_backend={wanted}` says what to install, or drop the flag"
+        )
 
 
 def folders(config: ConfigDict) -> tuple[str, str]:
