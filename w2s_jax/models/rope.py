@@ -60,9 +60,7 @@ class Llama3:
         return (kept + (1 - kept) / self.factor) * frequency
 
 
-def rotation(
-    position: jax.Array, head_dim: int, theta: float, scaling: Scaling | None = None
-) -> tuple[jax.Array, jax.Array]:
+def rotation(position: jax.Array, head_dim: int, theta: float, scaling: Scaling | None = None) -> tuple[jax.Array, jax.Array]:
     """Computes the cosine and sine of each token's angles.
 
     Args:
