@@ -105,7 +105,7 @@ class Tokenizer:
         rows = [before + ids for ids in self.inner(list(texts), add_special_tokens=False)["input_ids"]]
         if self.num_rows is not None and (odd := {i for ids in rows for i in ids if i >= self.num_rows}):
             words = self.inner.convert_ids_to_tokens(sorted(odd))
-            raise ValueError(f"a text spells {words}, which this model does not know; take it out of the prompt or the question")
+            raise ValueError(f"a text spells {words}, which this model does not know; take that out of prompt and question")
         return rows
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
