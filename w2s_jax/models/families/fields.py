@@ -34,7 +34,7 @@ HARMLESS = frozenset(
     output_scores pad_token_id prefix problem_type remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version
-    typical_p unk_token_id use_bfloat16 use_cache
+    typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()
 )
 """Fields about files, training history, classification heads or generation: they do not change the forward pass."""
