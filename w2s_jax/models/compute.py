@@ -22,24 +22,25 @@ class Compute:
     Attributes:
         mesh: the devices, from `sharding.make_mesh`.
         dtype: of activations and products; parameters, norms and losses keep float32.
-        attention: a back end's name in `models.attention`.
+        attention: a back end's name in `models.attention`; "auto" = what suits the mesh's devices and the dtype.
         remat: a policy's name in `models.decoder.REMAT`; for training only.
     """
 
     mesh: Mesh
     dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
 
     def __post_init__(self):
-        for name, allowed in (("dtype", DTYPES), ("attention", attention.BACK_ENDS), ("remat", REMAT)):
+        for name, allowed in (("dtype", DTYPES), ("attention", attention.NAMES), ("remat", REMAT)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}; change it in the config")
 
     def model(self, config: DecoderConfig, lora_scale: float = 0.0) -> Decoder:
         """The decoder of that shape under these settings."""
         mesh = self.mesh if self.mesh.size > 1 else None
-        return Decoder(config, jnp.dtype(self.dtype), self.attention, self.remat, lora_scale, mesh)
+        name = attention.suited(self.mesh.devices.flat[0].platform, self.dtype) if self.attention == "auto" else self.attention
+        return Decoder(config, jnp.dtype(self.dtype), name, self.remat, lora_scale, mesh)
 
     def place_params(self, tree: Any) -> Any:
         """Puts parameters, adapters or shapes' arrays where the rules want them."""
