@@ -230,14 +230,19 @@ def write_weights(lm: LM, path: pathlib.Path, max_shard_bytes: int, writer: bool
         stored = {}
         for ours, row, hf, name in shard:
             leaf = params[ours] if row is None else params[ours][row]
-            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                leaf = multihost_utils.process_allgather(leaf, tiled=True)
-            stored[hf] = np.ascontiguousarray(swap(leaf) if name.transposed else leaf)
+            stored[hf] = np.ascontiguousarray(on_host(swap(leaf) if name.transposed else leaf))
         if writer:
             save_file(stored, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(stored, file)
     if writer and len(shards) > 1:
         write_json(path / checkpoint.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """Copies an array to the host, also from devices that other processes hold (all of them must call)."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
