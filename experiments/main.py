@@ -114,21 +114,25 @@ def say(line: str) -> None:
 
 
 def link_results(workdir: str, store: str) -> None:
-    """Makes what outlives the run easy to find: links <workdir>/student/<method> and <workdir>/trust/<method>."""
+    """Makes what outlives the run easy to find: links <workdir>/{student,adapter,trust}/<method>."""
     if "://" in workdir or "://" in store:
         return  # object stores have no links; runs.json names the folders
     with open(os.path.join(workdir, "runs.json"), encoding="utf-8") as file:
         artefacts = json.load(file)
-    for stage, kind, inside in (("teach", "student", "model"), ("calibrate", "trust", "trust")):
+    for stage, kind, inside in (
+        ("teach", "student", "model"),
+        ("teach", "adapter", "adapter"),
+        ("calibrate", "trust", "trust"),
+    ):
         folder = os.path.join(workdir, kind)
-        os.makedirs(folder, exist_ok=True)
-        for old in os.listdir(folder):
+        for old in os.listdir(folder) if os.path.isdir(folder) else ():
             if os.path.islink(os.path.join(folder, old)):
                 os.unlink(os.path.join(folder, old))
         for label, artefact in artefacts.items():
             *seed, made_by, method = label.split(" ")
-            if made_by == stage:
+            if made_by == stage and os.path.isdir(os.path.join(store, artefact, inside)):
                 target = os.path.relpath(os.path.join(store, artefact, inside), folder)
+                os.makedirs(folder, exist_ok=True)
                 os.symlink(target, os.path.join(folder, "_".join(["".join(seed), method] if seed else [method])))
 
 

@@ -159,7 +159,7 @@ def test_fresh_adapters_change_nothing_and_merged_ones_equal_applied_ones():
     close(fresh.hidden, base.hidden)
     adapters = noisy_adapters()
     applied, _, _ = run(MODEL, PARAMS, adapters, *batch)
-    merged, _, _ = run(MODEL, lora.merge(PARAMS, adapters, 0.5), None, *batch)
+    merged, _, _ = run(MODEL, lora.merge(PARAMS, lora.Adapters(adapters, 2, 1.0)), None, *batch)
     close(merged.hidden, applied.hidden)
     assert np.abs(applied.hidden - base.hidden).max() > 0.01 * np.abs(base.hidden).max()
 

@@ -39,6 +39,10 @@ def lesson(n=48, weight=None, final="a"):
 
 
 def teach(lm, lesson, folder, training=FULL, shape=SHAPE, log=lambda step, metrics: None, key=0):
+    return taught(lm, lesson, folder, training, shape, log, key).lm
+
+
+def taught(lm, lesson, folder, training=FULL, shape=SHAPE, log=lambda step, metrics: None, key=0):
     return trainer.teach(
         lm, lesson, sft.make(), encode=Asking(lm.tokenizer, "direct", False, 64).answer, training=training, shape=shape,
         compute=tiny.compute(),         key=jax.random.key(key), partial=pathlib.Path(folder), log=log,
