@@ -17,8 +17,6 @@ from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
 from w2s_jax.store import Store
-from w2s_jax.tasks import roles
-from w2s_jax.types import Question
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -145,20 +143,6 @@ def test_gold_that_arrives_through_another_methods_scores_is_marked_too():
     config.methods = ("naive", "oracle", "shuffled")
     config.method.shuffled.args.of = "oracle"
     assert pipeline.uses_target_gold(pipeline.check(config)) == {"oracle", "shuffled"}
-
-
-def test_repeated_ids_are_refused():
-    one = Question("1", "t", "What?", ("a", "b"))
-    with pytest.raises(ValueError, match="the test role has two questions with the id '1'"):
-        roles.refuse_repeats("test", (one, one))
-
-
-@pytest.mark.parametrize("same", ["id", "text"])
-def test_overlapping_roles_are_refused(same):
-    one = Question("1", "t", "What?", ("a", "b"))
-    other = Question("1" if same == "id" else "2", "t", "Why?" if same == "id" else "What?", ("b", "a"))
-    with pytest.raises(ValueError, match=f"stands in source and in test .the same {same}."):
-        roles.refuse_overlap(source=(one,), test=(other,))
 
 
 def write_fork(folder):
