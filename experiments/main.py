@@ -27,15 +27,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the report and the met
 STORE = flags.DEFINE_string("store", None, "Folder of the artefacts, may be shared; by default <workdir>/store.")
 BACKEND = flags.DEFINE_enum("require_backend", None, ["cpu", "gpu", "tpu"], "Refuse to run on anything else.")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
-DISTRIBUTED = flags.DEFINE_enum(
-    "distributed", "off", ["off", "auto"], "auto: JAX finds the other processes (TPU slice, Slurm)."
-)
+DISTRIBUTED = flags.DEFINE_enum("distributed", "off", ["off", "auto"], "auto: JAX finds the other processes (TPU slices).")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes share the run.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
-LOCAL_DEVICE = flags.DEFINE_integer(
-    "local_device", None, "With --coordinator: the one GPU of this host to use; by default all."
-)
+LOCAL_DEVICE = flags.DEFINE_integer("local_device", None, "With --coordinator: the one GPU of this host to use, else all.")
 WANDB = flags.DEFINE_bool("wandb", False, "Log to Weights & Biases too (pip install 'w2s_jax[wandb]').")
 
 
@@ -60,9 +56,9 @@ def guard(work: Callable[[], object]) -> None:
         work()
     except (Exception, KeyboardInterrupt) as error:
         plain = isinstance(error, ValueError | OSError) and not TRACEBACK.value
-        message = f"error: {error}\n(--traceback shows where)" if plain else traceback.format_exc()
+        message = f"error: {error}\n(--traceback shows where)"
         if several:
-            leave(message)
+            leave(message if plain else traceback.format_exc())
         if plain:
             sys.exit(message)
         raise

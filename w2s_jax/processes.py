@@ -124,8 +124,8 @@ def refuse_private(folder: epath.Path, flag: str) -> None:
         token.unlink()
     if blind:
         raise ValueError(
-            f"{folder} is not the same folder in all processes: process {', '.join(map(str, blind))} did not see what process 0 "
-            f"wrote; give one on a file system that all share with {flag}"
+            f"{folder} is not the same folder in all processes: process {', '.join(map(str, blind))} did not see what process "
+            f"0 wrote; give one on a file system that all share with {flag}"
         )
 
 
