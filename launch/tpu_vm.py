@@ -10,6 +10,7 @@ A slice of several workers needs a --workdir and --store that all of them see: m
 """
 
 import argparse
+import contextlib
 import pathlib
 import shlex
 import tempfile
@@ -106,7 +107,8 @@ def launch(flags: argparse.Namespace, passed: Sequence[str]) -> None:
         commands.follow({f"worker {w}": tpu.ssh(w, run_line(flags.folder, passed)) for w in workers})
     except (ValueError, KeyboardInterrupt):
         commands.say("ending the run on all workers")
-        commands.follow({f"worker {w}": tpu.ssh(w, STOP.format(folder=shlex.quote(flags.folder))) for w in workers})
+        with contextlib.suppress(ValueError):  # the first fault is the one to tell
+            commands.follow({f"worker {w}": tpu.ssh(w, STOP.format(folder=shlex.quote(flags.folder))) for w in workers})
         commands.say(f"the slice is still there (and costs); to delete it: {shlex.join(tpu.deletion())}")
         raise
     out = flags.out or f"runs/{flags.name}"
@@ -157,10 +159,11 @@ class Slice:
         tpus = ("gcloud", "compute", "tpus")
         self.commands.say(f"making {flags.name} ({flags.create}, {version})")
         if flags.queued:
-            self.commands.run(
-                *tpus, "queued-resources", "create", flags.name, *self.place, f"--node-id={flags.name}",
-                f"--accelerator-type={flags.create}", f"--runtime-version={version}", *spot, "--quiet",
-            )  # fmt: skip
+            if not self._queued():  # it may stand in the queue since an earlier try
+                self.commands.run(
+                    *tpus, "queued-resources", "create", flags.name, *self.place, f"--node-id={flags.name}",
+                    f"--accelerator-type={flags.create}", f"--runtime-version={version}", *spot, "--quiet",
+                )  # fmt: skip
             self._wait_in_queue()
         else:
             self.commands.run(
@@ -201,11 +204,15 @@ class Slice:
             )
         return list(range(max(1, len(found.get("networkEndpoints", [])))))
 
-    def _wait_in_queue(self) -> None:
+    def _queued(self) -> str:
+        """The state of the queued resource, "" where there is none."""
         asked = ("gcloud", "compute", "tpus", "queued-resources", "describe", self.flags.name, *self.place)
+        return (self.commands.ask(*asked, "--format=json(state)") or {}).get("state", {}).get("state", "")
+
+    def _wait_in_queue(self) -> None:
         said = ""
         while not self.commands.dry_run:
-            state = (self.commands.ask(*asked, "--format=json(state)") or {}).get("state", {}).get("state", "GONE")
+            state = self._queued() or "GONE"
             if state != said:
                 self.commands.say(f"queued resource {self.flags.name}: {state}")
             if state == "ACTIVE":

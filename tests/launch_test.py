@@ -15,7 +15,7 @@ import pytest
 from launch import command, gke, local, slurm, tpu_vm
 
 ROOT = pathlib.Path(__file__).parents[1]
-ODD = ["--config.chain.models=('a','b')", '--config.x="$HOME" `ls` \\ $(PATH)', "--config.y=", "a\nb", "--", "*"]
+ODD = ["--config.chain.models=('a','b')", '--config.x="$HOME" `ls` \\ $(PATH)', "--config.y=", "a\nb ", "--", "*"]
 STAND_IN = f"""#!{sys.executable}
 import json, os, subprocess, sys
 place, name = os.environ["PLACE"], os.path.basename(sys.argv[0])
@@ -199,7 +199,8 @@ def test_a_slice_is_made_directly_or_in_the_queue(flags, expected, cloud):
     cloud.tool("gcloud", made + REMOTE)
     queue = ("queued-resources describe", '{"state": {"state": "ACTIVE"}}', "", 0)
     (cloud.folder / "made.json").write_text(json.dumps([("tpu-vm describe", READY, "", 0), queue]))
-    cloud.reply(("tpu-vm describe", "", "ERROR: NOT_FOUND: Resource 'my-tpu' was not found", 1))
+    absent = ("", "ERROR: NOT_FOUND: Resource 'my-tpu' was not found", 1)
+    cloud.reply(("tpu-vm describe", *absent), ("queued-resources describe", *absent))
     done = cloud.run("tpu_vm", *TPU, "--create=v6e-8", "--delete", *flags)
     assert done.returncode == 0, done.stderr
     assert expected in " ".join(cloud.calls("create")[0])
@@ -229,6 +230,7 @@ def test_a_queued_slice_that_will_never_come_is_given_up(cloud):
     queue = ("queued-resources describe", '{"state": {"state": "FAILED"}}', "", 0)
     cloud.reply(("tpu-vm describe", "", "NOT_FOUND", 1), queue)
     done = cloud.run("tpu_vm", *TPU, "--create=v6e-8", "--queued")
+    assert not cloud.calls("create")  # it stood in the queue since an earlier try
     assert done.returncode == 1 and "is FAILED: no slice will come; delete it with `gcloud compute tpus queued" in done.stderr
 
 
