@@ -39,7 +39,11 @@ def in_two(text, folder):
         probe.bind(("localhost", 0))
         coordinator = f"localhost:{probe.getsockname()[1]}"
     both = [start([sys.executable, "-uc", START + text, str(folder), coordinator, str(i)]) for i in range(2)]
-    ended = [process.communicate(timeout=120) for process in both]
+    try:
+        ended = [process.communicate(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0], ended
     return [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in ended]
 
