@@ -109,7 +109,8 @@ def test_a_place_that_is_not_whole_is_refused(place, expected):
 
 # ---- Whole runs
 
-TOY = ["--config=tests/toy.py", "--config.pretrain.strong.training.epochs=30", "--config.mesh.data=2"]
+TOY = ["--config=tests/toy.py", "--config.mesh.data=2", "--config.methods=('naive','ntf')"]
+TOY += ["--config.pretrain.strong.training.epochs=30"]  # long enough for a kill behind a checkpoint
 
 
 def launched(workdir, cache, *flags):
@@ -169,7 +170,7 @@ def test_a_fault_in_one_process_ends_all_with_its_message(tmp_path):
     coordinator = f"localhost:{local.free_port()}"
     members = {}
     for i, flags in enumerate((["--config.select.n=20"], ["--config.select.n=21"])):
-        words = local.member(coordinator, 2, i, [*TOY, f"--workdir={tmp_path}", "--config.methods=('naive',)", *flags])
+        words = local.member(coordinator, 2, i, [*TOY, f"--workdir={tmp_path}", *flags])
         members[f"process {i}"] = ["env", "JAX_PLATFORMS=cpu", *words]
     began = time.monotonic()
     with pytest.raises(ValueError) as error:
