@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,16 +35,15 @@ JSON = flags.DEFINE_string("json", None, "File for the result, one JSON object."
 def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in BENCHES:
         raise app.UsageError(f"name one of {', '.join(BENCHES)} after experiments.bench")
-    try:
-        found = json.dumps(BENCHES[argv[1]](cli.CONFIG.value))
-    except (ValueError, OSError) as error:
-        if cli.TRACEBACK.value:
-            raise
-        sys.exit(f"error: {error}\n(--traceback shows where)")
+    cli.guard(lambda: write(BENCHES[argv[1]](cli.CONFIG.value)))
+
+
+def write(found: dict[str, Any]) -> None:
+    """The result is the last line of standard output, and the file of --json."""
     if JSON.value:
         with open(JSON.value, "w", encoding="utf-8") as file:
-            file.write(found + "\n")
-    print(found)
+            file.write(json.dumps(found) + "\n")
+    print(json.dumps(found))
 
 
 def hidden(config) -> dict[str, Any]:
@@ -155,7 +153,6 @@ def opened(config, who: str):
 
     workdir, store = cli.folders(config)
     run = pipeline.Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
-    cli.refuse_other_backend(cli.BACKEND.value)
     model = pipeline.find_model(run, config[who].model)
     section = config[who]
     asking = Asking(Tokenizer.load(model.folder), section.style, section.chat, context=2**30)

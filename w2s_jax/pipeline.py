@@ -577,12 +577,13 @@ def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher
     if row.reused:
         note_other_teacher(run, artefact.describe(row.reused), teacher)
         reused = Ref(None, run.store.content_key(row.reused))
-        return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, reused=reused)
+        return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
     return run.stage(
         "calibrate",
         fit,
         code=("w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
         label=label,
+        alone=True,
         trust=row.trust,
         args=row.args,
         about=about,

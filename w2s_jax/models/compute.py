@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from w2s_jax import processes
 from w2s_jax.models import attention, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import REMAT, Decoder
@@ -44,9 +45,9 @@ class Compute:
 
     def place_params(self, tree: Any) -> Any:
         """Puts parameters, adapters or shapes' arrays where the rules want them."""
-        return jax.tree.map(jax.device_put, tree, sharding.param_shardings(tree, self.mesh))
+        return jax.tree.map(processes.place, tree, sharding.param_shardings(tree, self.mesh))
 
     def place_rows(self, tree: Any, axis: int = 0) -> Any:
         """Splits the rows (along `axis`) of host arrays over the data and fsdp axes."""
         spec = PartitionSpec(*[None] * axis, *sharding.ROWS)
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+        return processes.place(tree, NamedSharding(self.mesh, spec))

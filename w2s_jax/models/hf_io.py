@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
-from w2s_jax import files
+from w2s_jax import files, processes
 from w2s_jax.models import checkpoint, decoder, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import family
@@ -216,7 +215,7 @@ def save(lm: LM, path: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_0
     if lost := {name: value for name, value in vars(lm.config).items() if back[name] != value}:
         values = [back[name] for name in lost]
         raise ValueError(f"family {lm.config.family!r} cannot store {lost}: it would be read back as {values}")
-    writer = jax.process_index() == 0
+    writer = processes.is_first()
     path.mkdir(parents=True, exist_ok=True)
     if writer:
         for old in [*path.glob("model*.safetensors"), path / checkpoint.INDEX]:
@@ -228,8 +227,7 @@ def save(lm: LM, path: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_0
         write_json(path / "config.json", written | ids | {"torch_dtype": kind})
         write_json(path / "generation_config.json", ids)
         lm.tokenizer.save(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {path}")
+    processes.barrier("model saved")
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -257,19 +255,12 @@ def write_weights(lm: LM, path: pathlib.Path, max_shard_bytes: int, writer: bool
         stored = {}
         for ours, row, hf, name in shard:
             leaf = params[ours] if row is None else params[ours][row]
-            stored[hf] = np.ascontiguousarray(on_host(swap(leaf) if name.transposed else leaf))
+            stored[hf] = np.ascontiguousarray(processes.fetch(swap(leaf) if name.transposed else leaf))
         if writer:
             save_file(stored, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(stored, file)
     if writer and len(shards) > 1:
         write_json(path / checkpoint.INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def on_host(leaf: Any) -> np.ndarray:
-    """Copies an array to the host, also from devices that other processes hold (all of them must call)."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:

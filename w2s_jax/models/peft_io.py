@@ -16,6 +16,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
+from w2s_jax import processes
 from w2s_jax.models import checkpoint, decoder, hf_io, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families.fields import FLAG, NUMBER, WHOLE, Fields
@@ -144,7 +145,7 @@ def save(adapters: Adapters, config: DecoderConfig, path: str | pathlib.Path, *,
         base: the base model: a hub id, or a directory, which is written as an absolute path.
     """
     path = pathlib.Path(path)
-    flat = {name: hf_io.on_host(leaf) for name, leaf in traverse_util.flatten_dict(adapters.tree, sep="/").items()}
+    flat = {name: processes.fetch(leaf) for name, leaf in traverse_util.flatten_dict(adapters.tree, sep="/").items()}
     stored, modules = {}, set()
     for ours, row, module, _ in linear_maps(config):
         for part, name in stored_names(module).items():
