@@ -92,8 +92,8 @@ def check_backend(wanted: str | None) -> None:
         raise ValueError(f"JAX found no device to compute on: {error}") from error
     if wanted and found != wanted:
         raise ValueError(
-            f"--require_backend={wanted}, but JAX found {found} only; `python -m experiments.doctor --require_backend={wanted}` "
-            "says what to install, or drop the flag"
+            f"--require_backend={wanted}, but JAX found {found} only; python -m experiments.doctor "
+            f"--require_backend={wanted} says what to install, or drop the flag"
         )
 
 

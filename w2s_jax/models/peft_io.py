@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
 from w2s_jax import processes
@@ -171,8 +170,7 @@ def save(adapters: Adapters, config: DecoderConfig, path: str | pathlib.Path, *,
             "use_rslora": False,
         }
         hf_io.write_json(path / CONFIG, described)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {path}")
+    processes.barrier(f"saved {path}")
 
 
 def linear_maps(config: DecoderConfig) -> Iterator[tuple[str, int | None, str, tuple[int, int]]]:
