@@ -4,6 +4,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import calibration
 from sklearn import metrics as sklearn_metrics
 
@@ -100,3 +101,45 @@ def test_audit_without_gold_is_empty_and_with_replaced_answers_judges_those():
 def test_a_score_that_is_no_probability_is_refused_with_its_row(bad):
     with pytest.raises(ValueError, match=r"of row 1 must be a probability"):
         metrics.brier([0.5, bad], [True, False])
+
+
+def test_the_purity_interval_of_independent_labels_is_wilsons():
+    correct = np.arange(60) < 41
+    theirs = binomtest(41, 60).proportion_ci(method="wilson")
+    assert metrics.purity_interval(correct) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+    assert metrics.purity_interval(np.ones(30, bool))[0] == pytest.approx(binomtest(30, 30).proportion_ci(method="wilson").low)
+
+
+def test_intervals_cover_what_they_should_where_questions_share_a_passage():
+    """Each of 60 passages moves the scores of its 5 rows, and whether they are right, together."""
+    rng = np.random.default_rng(0)
+    names = np.repeat(np.arange(60), 5)
+
+    def draw(passages):
+        shift = rng.normal(size=(passages, 1))
+        correct = rng.random((passages, 5)) < 1 / (1 + np.exp(-1.5 * shift - 0.5))
+        return (rng.normal(size=(passages, 5)) + shift + correct).ravel(), correct.ravel()
+
+    truth = dict(zip(("auc", "purity"), (lambda s, c: (metrics.auc(s, c), c.mean()))(*draw(400_000)), strict=True))
+    covered = {"auc": [], "purity": [], "purity, rows taken as independent": []}
+    for _ in range(400):
+        score, correct = draw(60)
+        for name, limits in (
+            ("auc", metrics.auc_interval(score, correct, names)),
+            ("purity", metrics.purity_interval(correct, names)),
+            ("purity, rows taken as independent", metrics.purity_interval(correct)),
+        ):
+            covered[name].append(limits[0] <= truth[name.split(",")[0]] <= limits[1])
+    share = {name: np.mean(found) for name, found in covered.items()}
+    assert 0.92 < share["auc"] < 0.98 and 0.92 < share["purity"] < 0.98
+    assert share["purity, rows taken as independent"] < 0.88
+
+
+def test_one_cluster_or_a_perfect_auc_has_no_interval():
+    score, correct = np.array([0.1, 0.2, 0.8]), np.array([False, False, True])
+    with pytest.raises(metrics.Undefined, match="AUC of 1"):
+        metrics.auc_interval(score, correct)
+    with pytest.raises(metrics.Undefined, match="two clusters"):
+        metrics.purity_interval(correct, ["a", "a", "a"])
+    audit = metrics.audit(score, correct, np.arange(3))
+    assert audit.auc == 1 and audit.auc_interval is None and audit.purity_interval is not None and audit.reason == ""

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2s_jax.models import attention, decoder, lora, rope
+from w2s_jax.models import attention, decoder, likelihood, lora, rope
 from w2s_jax.models.config import DecoderConfig
 
 # A group of two blocks and one left over exercise both ways in which blocks are stored.
@@ -35,7 +34,7 @@ def exact_matmuls():
 @functools.partial(jax.jit, static_argnames=("model", "layers"))
 def run(model, params, adapters, token, segment, position, probe=None, layers=(-1,)):
     out = model.apply(decoder.variables(params, adapters), token, segment, position, probe, layers=layers)
-    logp, entropy = decoder.token_logp(model, params, out.hidden, token, segment, entropy=True, chunk=4)
+    logp, entropy = likelihood.token_logp(model, params, out.hidden, token, segment, entropy=True, chunk=4)
     return out, logp, entropy
 
 
@@ -105,7 +104,7 @@ def test_logp_is_log_softmax_of_the_previous_logits_and_zero_where_nothing_prece
             chaos[b, t] = -(jnp.exp(full[b, t - 1]) * full[b, t - 1]).sum()
     close(logp, want)
     close(entropy, chaos)
-    warm, none = decoder.token_logp(MODEL, PARAMS, out.hidden, token, segment, temperature=2.0)
+    warm, none = likelihood.token_logp(MODEL, PARAMS, out.hidden, token, segment, temperature=2.0)
     assert none is None
     close(warm[0, 1], jax.nn.log_softmax(logits[0, 0] / 2)[token[0, 1]])
 
@@ -172,7 +171,7 @@ def test_fresh_adapters_change_nothing_and_merged_ones_equal_applied_ones(config
     close(fresh.hidden, base.hidden)
     adapters = noisy_adapters(params)
     applied, _, _ = run(model, params, adapters, *batch)
-    merged, _, _ = run(model, lora.merge(params, adapters, 0.5), None, *batch)
+    merged, _, _ = run(model, lora.merge(params, lora.Adapters(adapters, 2, 1.0)), None, *batch)
     close(merged.hidden, applied.hidden)
     assert np.abs(applied.hidden - base.hidden).max() > 0.01 * np.abs(base.hidden).max()
 
@@ -196,7 +195,7 @@ def test_rematerialisation_and_back_end_change_neither_loss_nor_gradients():
     batch = packed([texts([9]), texts([4, 5])])
 
     def loss(params, adapters, model):
-        return run(MODEL, params, adapters, *batch)[1].sum()
+        return run(model, params, adapters, *batch)[1].sum()
 
     adapters = noisy_adapters()
     ways = [dict(), dict(remat="dots", attention="jax")]
@@ -208,21 +207,6 @@ def test_rematerialisation_and_back_end_change_neither_loss_nor_gradients():
     for way in (dict(remat="some"), dict(attention="flash")):
         with pytest.raises(ValueError, match="choose one of"):
             run(decoder.Decoder(CONFIG, **way), PARAMS, None, *batch)
-
-
-def test_logits_of_all_positions_never_exist():
-    # 40 positions, chunks of 8: no array of the gradient's program is as large as [B, L, V].
-    config = DecoderConfig(512, 8, 2, 1, 1, 8, 8)
-    model, token = decoder.Decoder(config), jnp.zeros((2, 40), jnp.int32)
-
-    def loss(hidden):
-        return decoder.token_logp(model, params, hidden, token, token + 1, chunk=8, entropy=True)[0].sum()
-
-    params = decoder.init(config, jax.random.key(0))
-    text = jax.jit(jax.grad(loss)).lower(jnp.zeros((2, 40, 8))).compile().as_text()
-    shapes = {tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", text)}
-    assert max(map(np.prod, shapes)) < 2 * 40 * 512, max(shapes, key=np.prod)
-    assert any(np.prod(shape) == 2 * 8 * 512 for shape in shapes)
 
 
 @pytest.mark.parametrize("pattern", [("global",), ("local",) * 5 + ("global",)], ids=["plain", "gemma3"])
@@ -250,13 +234,13 @@ def test_bfloat16_compute_stays_near_float32():
 
 def test_a_window_hides_what_is_further_back_in_rows_and_in_the_cache_alike():
     segment = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
-    near = attention.segment_mask(segment, 2)[0].astype(int).tolist()
+    near = attention.segment_sight(segment, 2).mask[0].astype(int).tolist()
     assert near == [[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0],
                     [0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1]]  # fmt: skip
     alone = jnp.ones((1, 9), jnp.int32)
     for window in (0, 1, 4, 9, 20):
-        cached = attention.cache_mask(jnp.arange(9)[None], 9, window)
-        np.testing.assert_array_equal(cached, attention.segment_mask(alone, window))
+        cached = attention.cache_sight(jnp.arange(9)[None], 9, window).mask
+        np.testing.assert_array_equal(cached, attention.segment_sight(alone, window).mask)
 
 
 def test_local_blocks_do_not_see_past_their_window():
@@ -278,15 +262,6 @@ def test_scaled_rotation_slows_what_it_should():
     np.testing.assert_allclose(rope.Llama3(8.0, 1.0, 4.0, 256).slow(frequency), want)
     with pytest.raises(ValueError, match="high_freq_factor = 1.0 must be above low_freq_factor = 4.0"):
         rope.Llama3(8.0, 4.0, 1.0, 256)
-
-
-def test_no_back_end_lets_padding_or_other_segments_in():
-    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 6, 2, 4))
-    mask = attention.segment_mask(jnp.array([[1, 1, 2, 2, 0, 0]]))
-    for name in attention.BACK_ENDS:
-        attend = attention.back_end(name)
-        other = attend(q, k.at[:, 2:].set(9.0), v.at[:, 2:].set(9.0), mask, 0.5)
-        np.testing.assert_array_equal(attend(q, k, v, mask, 0.5)[:, :2], other[:, :2])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import jax  # noqa: E402
 import transformers  # noqa: E402
 from flax import traverse_util  # noqa: E402
 
-from w2s_jax.models import decoder, hf_io, lora, tokenizer  # noqa: E402
+from w2s_jax.models import decoder, hf_io, likelihood, lora, tokenizer  # noqa: E402
 from w2s_jax.student import sft  # noqa: E402
 from w2s_jax.types import LM, Batch  # noqa: E402
 
@@ -37,7 +37,7 @@ def our_loss(params, adapters, config):
     data = batch()
     model = decoder.Decoder(config, lora_scale=SCALE)
     hidden = model.apply(decoder.variables(params, adapters), data.token, data.segment, data.position).hidden
-    logp, _ = decoder.token_logp(model, params, hidden, data.token, data.segment, chunk=8)
+    logp, _ = likelihood.token_logp(model, params, hidden, data.token, data.segment, chunk=8)
     total, count, _ = sft.make().loss({"logp": logp}, {}, data)
     return total / count
 

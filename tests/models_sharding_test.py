@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from w2s_jax.models import decoder, lora, sharding
+from w2s_jax.models import decoder, likelihood, lora, sharding
 from w2s_jax.models.config import DecoderConfig
 
 CONFIG = DecoderConfig(32, 16, 3, 4, 2, 4, 24, qkv_bias=True, family="qwen2", pattern=("global", "global"), init_std=0.3)
@@ -61,7 +61,7 @@ def placed(trees, rows, sizes):
 def loss(trees, model, token, segment, position, probe):
     params, adapters = trees
     out = model.apply(decoder.variables(params, adapters), token, segment, position, probe, layers=(2,))
-    logp, _ = decoder.token_logp(model, params, out.hidden, token, segment, chunk=4)
+    logp, _ = likelihood.token_logp(model, params, out.hidden, token, segment, chunk=4)
     return -logp.sum() / 56, (out.hidden, out.probe, logp)
 
 

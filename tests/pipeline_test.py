@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,6 @@ from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
 from w2s_jax.store import Store
-from w2s_jax.tasks import roles
-from w2s_jax.types import Question
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -102,7 +101,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         config = toy.get_config()
-        config.tasks.num_target, config.tasks.num_test = 110, 60
+        config.tasks.num_source, config.tasks.num_target, config.tasks.num_test = 75, 110, 60
         run(tmp_path, config)
     finally:
         jax.monitoring.clear_event_listeners()
@@ -146,34 +145,44 @@ def test_gold_that_arrives_through_another_methods_scores_is_marked_too():
     assert pipeline.uses_target_gold(pipeline.check(config)) == {"oracle", "shuffled"}
 
 
-def test_repeated_ids_are_refused():
-    one = Question("1", "t", "What?", ("a", "b"))
-    with pytest.raises(ValueError, match="the test role has two questions with the id '1'"):
-        roles.refuse_repeats("test", (one, one))
-
-
-@pytest.mark.parametrize("same", ["id", "text"])
-def test_overlapping_roles_are_refused(same):
-    one = Question("1", "t", "What?", ("a", "b"))
-    other = Question("1" if same == "id" else "2", "t", "Why?" if same == "id" else "What?", ("b", "a"))
-    with pytest.raises(ValueError, match=f"stands in source and in test .the same {same}."):
-        roles.refuse_overlap(source=(one,), test=(other,))
-
-
-def test_a_trust_head_in_a_forks_own_file_works_with_one_config_word(finished, tmp_path, monkeypatch):
-    (tmp_path / "my_fork").mkdir()
-    (tmp_path / "my_fork" / "norm.py").write_text(
+def write_fork(folder):
+    """A trust head in a file of its own, `my_fork.norm`."""
+    (folder / "my_fork").mkdir()
+    (folder / "my_fork" / "norm.py").write_text(
         "import dataclasses\nimport numpy as np\n\n@dataclasses.dataclass(frozen=True)\nclass Norm:\n"
         "    needs = frozenset()\n    def fit(self, evidence, correct, key): return self\n"
         "    def score(self, evidence):\n        return 1 / (1 + np.abs(evidence.x[:, 0, 0]))\n"
         "    def state(self): return {}\n    def restore(self, state): return self\n\ndef make(): return Norm()\n"
     )
+
+
+def test_a_trust_head_in_a_forks_own_file_works_with_one_config_word(finished, tmp_path, monkeypatch):
+    write_fork(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     config = toy.get_config()
     config.trust.name = "my_fork.norm"
     _, lines = run(finished[0], config)
     computed = {line.split("  ")[0] for line in lines if "computed" in line}
     assert {"calibrate ntf", "trust ntf"} <= computed and "pretrain weak" not in computed
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_with_a_forks_trust_head(tmp_path):
+    write_fork(tmp_path)
+    workdir = tmp_path / "workdir"
+    flags = ("--config.trust.name=my_fork.norm", "--config.methods=('naive', 'ntf')")
+    command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *flags]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    x = np.load(next(workdir.glob("store/observe*/x.npy")), mmap_mode="r")
+    fitted = json.loads((workdir / "trust" / "ntf" / "trust.json").read_text())
+    assert fitted["trust"] == "my_fork.norm" and x.ndim == 3
+    score = read(workdir, "trust ntf")
+    (target,) = (path for path in workdir.glob("store/observe*/x.npy") if len(np.load(path, mmap_mode="r")) == len(score))
+    np.testing.assert_allclose(score, 1 / (1 + np.abs(np.load(target)[:, 0, 0])), rtol=1e-6)
+    rows = {row["method"]: row for row in json.loads((workdir / "report" / "recovery.json").read_text())["rows"]}
+    assert set(rows) == {"naive", "ntf"} and rows["ntf"]["accuracy"] > rows["ntf"]["base"]
 
 
 def test_a_fitted_head_is_used_again(finished, tmp_path):
@@ -190,6 +199,32 @@ def test_a_fitted_head_is_used_again(finished, tmp_path):
     run(workdir, config)
     assert folder("calibrate ntf") != fitted
     np.testing.assert_array_equal(np.load(folder("trust ntf") / "value.0.npy"), scores)
+
+
+def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(finished, tmp_path):
+    config, store = toy.get_config(), finished[0] / "store"
+    config.methods = ("naive",)
+    config.student.training.lora_rank = 2
+    main.run(config, workdir=str(tmp_path), store=str(store))
+    one = pipeline.Run(config, 0, Store(store, log=lambda line: None), lambda *a: None)
+    base, merged, adapted = (
+        pipeline.find_model(one, str(word))
+        for word in ("pretrain:strong", tmp_path / "student" / "naive", tmp_path / "adapter" / "naive")
+    )
+    assert (adapted.name, adapted.folder, len({base.key, merged.key, adapted.key})) == ("naive", base.folder, 3)
+    want, start = one.load(merged).params, one.load(base).params
+    same = jax.tree.map(np.array_equal, one.load(adapted).params, want)
+    assert all(jax.tree.leaves(same)) and not all(jax.tree.leaves(jax.tree.map(np.array_equal, start, want)))
+
+    other = shutil.copytree(tmp_path / "adapter" / "naive", tmp_path / "other")
+    file = other / "adapter_config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"lora_alpha": 32', '"lora_alpha": 16'))
+    assert pipeline.find_model(one, str(other)).key != adapted.key
+    for word, said in ((adapted.adapter, "is an adapter itself"), ("/nowhere", "'/nowhere' is no directory here")):
+        file.write_text(text.replace(base.folder, word))
+        with pytest.raises(ValueError, match=f"{said}(.|\n)*base_model_name_or_path of {file}: correct it there"):
+            pipeline.find_model(one, str(other))
 
 
 def test_the_report_is_the_same_bytes_from_another_store(finished, tmp_path):

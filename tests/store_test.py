@@ -48,7 +48,9 @@ EXAMPLES = {
     Selection: Selection(np.array([1], np.int32), F32[:1], F32, ANSWERS[[1]], ("weak",)),
     Lesson: Lesson((QUESTION,), ANSWERS[[0]], F32[:1], None),
     Score: Score(("q1", "q2"), ("", "g"), ("arc", "arc"), np.array([True, False])),
-    Audit: Audit(0.5, None, float("nan"), 1.0, np.zeros((2, 3)), np.zeros((0, 3)), np.ones((1, 3)), "all labels right"),
+    Audit: Audit(
+        0.5, None, float("nan"), 1.0, (0.4, 0.6), None, np.zeros((2, 3)), np.zeros((0, 3)), np.ones((1, 3)), "all labels right"
+    ),
     Recovery: Recovery(*[None if "None" in str(f.type) else f.type("1") for f in dataclasses.fields(Recovery)]),
 }
 

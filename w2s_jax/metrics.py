@@ -7,15 +7,19 @@ A quantity that does not exist for its input (the AUC of labels that are all rig
 reason that a report prints in its place; no function returns a stand-in number.
 
 Source: arXiv 2606.01000, which reports AUC, ECE, Brier score and purity of trust functions. ECE: arXiv 1706.04599.
-Deviations: 1. the paper's number of bins is unknown; 15 bins of equal width here, bins of equal mass on request.
+Intervals of clustered rows: Obuchowski, Biometrics 53 (1997) 567, for the AUC; Wilson's with the effective number of rows for a
+share. Deviations: 1. the paper's number of bins is unknown; 15 bins of equal width here, bins of equal mass on request.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.stats import rankdata
+from scipy.special import expit, logit
+from scipy.stats import norm, rankdata
 
 from w2s_jax.types import Audit
 
-VERSION = "1"
+VERSION = "2"
 
 
 class Undefined(ValueError):
@@ -41,6 +45,63 @@ def auc(score: np.ndarray, correct: np.ndarray) -> float:
         raise Undefined(f"AUC needs right and wrong rows, there are {num_right} and {num_wrong}")
     above = rankdata(score)[correct].sum() - num_right * (num_right + 1) / 2
     return float(above / (num_right * num_wrong))
+
+
+def auc_interval(
+    score: np.ndarray, correct: np.ndarray, cluster: Sequence[str] | None = None, *, level: float = 0.95
+) -> tuple[float, float]:
+    """Says how far the AUC of these rows may be from that of all such rows, on the logit scale.
+
+    Args:
+        score, correct: as in `auc`.
+        cluster: R names; rows of one cluster (samples of a question, questions on a passage) may depend on each other. None =
+            every row is its own.
+        level: of confidence.
+
+    Raises:
+        Undefined: the AUC is, or it is 0 or 1, or there is one cluster only: nothing says then how far off it is.
+
+    >>> lo, hi = auc_interval([.1, .4, .4, .9, .3, .8], [False, False, True, True, True, False])
+    >>> round(lo, 2), round(hi, 2)
+    (0.16, 0.93)
+    """
+    area = auc(score, correct)
+    score, correct = _checked(score, correct)
+    right, wrong = score[correct], score[~correct]
+    # What each row says alone: the share of the opposite rows that it is on the right side of.
+    alone = np.empty(len(score))
+    alone[correct] = _midrank_among(np.sort(wrong), right) / len(wrong)
+    alone[~correct] = 1 - _midrank_among(np.sort(right), wrong) / len(right)
+    variance = _clustered_variance((alone - area) / np.where(correct, len(right), len(wrong)), cluster)
+    if not 0 < area < 1:
+        raise Undefined(f"an AUC of {area:g} on these rows has no interval")
+    reach = norm.isf((1 - level) / 2) * np.sqrt(variance) / (area * (1 - area))
+    return float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
+
+
+def purity_interval(correct: np.ndarray, cluster: Sequence[str] | None = None, *, level: float = 0.95) -> tuple[float, float]:
+    """Says how far the purity of these labels may be from that of all labels chosen like them (Wilson).
+
+    Args:
+        correct: bool[K].
+        cluster: K names, as in `auc_interval`.
+        level: of confidence.
+
+    Raises:
+        Undefined: nothing was selected, or there is one cluster only.
+
+    >>> lo, hi = purity_interval([True] * 8 + [False] * 2)
+    >>> round(lo, 2), round(hi, 2)
+    (0.49, 0.94)
+    """
+    share, rows = purity(correct), len(correct)
+    variance = _clustered_variance((np.asarray(correct, bool) - share) / rows, cluster)
+    clusters = rows if cluster is None else len(set(cluster))
+    # Rows that would be as much, were they independent.
+    size = share * (1 - share) / variance * clusters / (clusters - 1) if variance > 0 else clusters
+    z = norm.isf((1 - level) / 2)
+    middle, reach = share + z**2 / (2 * size), z * np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
+    return float((middle - reach) / (1 + z**2 / size)), float((middle + reach) / (1 + z**2 / size))
 
 
 def brier(score: np.ndarray, correct: np.ndarray) -> float:
@@ -163,7 +224,13 @@ def histogram(score: np.ndarray, correct: np.ndarray, bins: int = 20) -> np.ndar
 
 
 def audit(
-    score: np.ndarray, correct: np.ndarray | None, row: np.ndarray, *, taught: np.ndarray | None = None, bins: int = 15
+    score: np.ndarray,
+    correct: np.ndarray | None,
+    row: np.ndarray,
+    *,
+    taught: np.ndarray | None = None,
+    cluster: Sequence[str] | None = None,
+    bins: int = 15,
 ) -> Audit:
     """Measures trust scores and the selection made with them; only after the student is stored.
 
@@ -173,6 +240,7 @@ def audit(
         row: i[K], the selected rows.
         taught: bool[K], whether each answer that was taught is right, where a relabeller or gold labels replaced the weak
             answers; None = the weak answers themselves were taught.
+        cluster: R names, for the intervals; see `auc_interval`.
         bins: bins of the ECE and the reliability diagram.
 
     Raises:
@@ -187,29 +255,47 @@ def audit(
     if correct is None or not len(score):
         none = np.zeros((0, 3))
         reason = "no gold: the target has no answers to compare with" if correct is None else "there are no rows to measure"
-        return Audit(None, None, None, None, none, none, none, reason)
+        return Audit(None, None, None, None, None, None, none, none, none, reason)
     taught = np.asarray(correct, bool)[row] if taught is None else np.asarray(taught, bool)
     if len(taught) != len(row):
         raise ValueError(f"taught has {len(taught)} rows, the selection has {len(row)}; pass one outcome for each selected row")
+    names = None if cluster is None else np.asarray(cluster)
     reasons = []
 
-    def value(measure, *args):
+    def value(measure, *args, told=True):
         try:
             return measure(*args)
         except Undefined as reason:
-            reasons.append(str(reason))
+            if told:
+                reasons.append(str(reason))
             return None
 
     return Audit(
         auc=value(auc, score, correct),
+        auc_interval=value(auc_interval, score, correct, names, told=False),
         ece=value(ece, score, correct, bins),
         brier=value(brier, score, correct),
         purity=value(purity, taught),
+        purity_interval=value(purity_interval, taught, None if names is None else names[row], told=False),
         reliability=reliability(score, correct, bins),
         histogram=histogram(score, correct),
         curve=purity_curve(score, correct),
         reason="; ".join(reasons),
     )
+
+
+def _midrank_among(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How many of the ordered numbers are below each value, those equal to it counting one half."""
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+
+
+def _clustered_variance(influence: np.ndarray, cluster: Sequence[str] | None) -> float:
+    """The variance of a statistic from what each row adds to it, f64[R], summed within clusters first."""
+    place = np.arange(len(influence)) if cluster is None else np.unique(np.asarray(cluster), return_inverse=True)[1]
+    sums = np.bincount(place, influence)
+    if len(sums) < 2:
+        raise Undefined("an interval needs two clusters of rows or more, there is one")
+    return float(len(sums) / (len(sums) - 1) * np.sum(sums**2))
 
 
 def _checked(score, correct, unit: bool = False) -> tuple[np.ndarray, np.ndarray]:

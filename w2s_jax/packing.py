@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
+from w2s_jax import processes
 from w2s_jax.types import Batch, Ragged
 
 VERSION = "1"
@@ -131,6 +132,7 @@ def sweep(
     shape: Shape,
     *,
     probe: np.ndarray | None = None,
+    weight: Ragged | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
     start: int = 0,
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], int]]:
@@ -141,7 +143,7 @@ def sweep(
             [B, L, ...] (one result a token).
         token: the R rows' tokens.
         shape: the device shape.
-        probe, extra: see `lay_out`.
+        probe, weight, extra: see `lay_out`.
         start: number of leading batches to leave out (they are done already).
 
     Yields:
@@ -153,7 +155,7 @@ def sweep(
     waiting = None
     for zs in batches(len(bins), shape)[start:]:
         rows_of = [bins[z] for z in zs]
-        result = program(lay_out(token, rows_of, shape, probe=probe, extra=extra))
+        result = program(lay_out(token, rows_of, shape, probe=probe, weight=weight, extra=extra))
         if waiting is not None:
             yield _by_row(*waiting, token, probe is not None)
         waiting = rows_of, result
@@ -162,7 +164,7 @@ def sweep(
 
 
 def _by_row(rows_of, result, token, one_each):
-    result = np.asarray(result)
+    result = processes.fetch(result)
     rows, values, tokens = [], [], 0
     for b, bin_rows in enumerate(rows_of):
         start = 0

@@ -53,7 +53,7 @@ def write(
     folder = epath.Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    (folder / "recovery.md").write_text(to_markdown(summary, title))
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title))
     for name, text in _data(summary, audits).items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
@@ -101,7 +101,7 @@ def terminal_table(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n" if lines else "no results\n"
 
 
-def to_markdown(summary: Sequence[Summary], title: str) -> str:
+def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: str) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
     for link, part in _links(summary):
@@ -113,6 +113,8 @@ def to_markdown(summary: Sequence[Summary], title: str) -> str:
             out += [LEGEND + ".", ""]
         out += [f"- not defined ({', '.join(methods)}): {reason}" for reason, methods in _reasons(part).items()]
         out.append("")
+    if shown := _shown(summary, audits):
+        out += ["## How good were the trust scores?", "", *_markdown_table(*_trust_table(shown)), ""]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -198,8 +200,7 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
         return ""
     out = ["<section><h2>How good were the trust scores?</h2>"]
     if shown:
-        cells = [[figures.name(k), *(_number(v, 3) for v in (a.auc, a.ece, a.brier, a.purity))] for k, a in shown.items()]
-        out.append(_table(["trust function", "AUC", "ECE", "Brier", "purity"], cells))
+        out.append(_table(*_trust_table(shown)))
         cards = "".join(f"<div><h4>{_e(figures.name(k))}</h4>{figures.reliability(k, a)}</div>" for k, a in shown.items())
         out.append(
             _figure(
@@ -220,6 +221,20 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
         )
     out += [f'<p class="note"><b>{_e(", ".join(names))}</b>: {_e(reason)}.</p>' for reason, names in untold.items()]
     return "".join(out) + "</section>"
+
+
+def _trust_table(shown: Mapping[str, Audit]) -> tuple[list[str], list[list[str]]]:
+    body = [
+        [
+            figures.name(key),
+            f"{_number(a.auc, 3)} {_range(a.auc_interval)}".strip(),
+            _number(a.ece, 3),
+            _number(a.brier, 3),
+            f"{_number(a.purity, 3)} {_range(a.purity_interval)}".strip(),
+        ]
+        for key, a in shown.items()
+    ]
+    return ["trust function", "AUC [95 %]", "ECE", "Brier", "purity [95 %]"], body
 
 
 def _shown(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> dict[str, Audit]:
@@ -359,6 +374,10 @@ def _limits(lo: float | None, hi: float | None, digits: int = 0) -> str:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _range(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f"[{_number(limits[0], 3)}, {_number(limits[1], 3)}]"
 
 
 # Formats

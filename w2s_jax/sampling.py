@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax import packing
+from w2s_jax import packing, processes
 from w2s_jax.models import decoder
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.decoder import Decoder
+from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
 from w2s_jax.tasks.asking import Asked
 from w2s_jax.types import LM, Batch, Ragged, Rollout
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +114,9 @@ def _candidate_logits(params, batch: Batch, *, model: Decoder) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _token_logp(params, batch: Batch, *, model: Decoder) -> jax.Array:
-    """f32[B, L]: each token's log-probability, nats."""
+    """f32[B, L]: each candidate token's log-probability, nats; 0 in the prompts."""
     hidden = model.apply({"params": params}, batch.token, batch.segment, batch.position).hidden
-    return decoder.token_logp(model, params, hidden, batch.token, batch.segment)[0]
+    return token_logp(model, params, hidden, batch.token, batch.segment, wanted=batch.weight > 0)[0]
 
 
 def _sweep(lm, compute: Compute, program, token: Ragged, *, shape, label, **segments) -> list[np.ndarray]:
@@ -149,7 +150,10 @@ def _score_tokens(run, prompt: Ragged, asked: Sequence[Asked]) -> np.ndarray:
 def _score_texts(run, asked: Sequence[Asked], normalise) -> np.ndarray:
     """f64[N, O], -inf where a question has fewer than O candidates."""
     place = [(n, o) for n, a in enumerate(asked) for o in range(len(a.candidates))]
-    logp = run(_token_logp, Ragged.of([[*asked[n].prompt, *asked[n].candidates[o]] for n, o in place], np.int32))
+    texts = [(asked[n].prompt, asked[n].candidates[o]) for n, o in place]
+    token = Ragged.of([[*prompt, *candidate] for prompt, candidate in texts], np.int32)
+    weight = Ragged.of([[0.0] * len(prompt) + [1.0] * len(candidate) for prompt, candidate in texts], np.float32)
+    logp = run(_token_logp, token, weight=weight)
     score = np.full((len(asked), max(len(a.candidates) for a in asked)), -np.inf)
     for (n, o), row in zip(place, logp, strict=True):
         num_tokens = len(asked[n].candidates[o])
@@ -211,7 +215,7 @@ def generate(
     words = np.array([(zlib.crc32(asked[n].id.encode()), r % num_samples) for r, n in enumerate(row_of)], np.uint32)
     model = compute.model(lm.config)
     params = decoder.unstack(lm.config, lm.params, model.dtype)
-    stop = jnp.array(sorted(lm.tokenizer.stop_ids), jnp.int32)
+    stop = np.array(sorted(lm.tokenizer.stop_ids), np.int32)
     completions: list[np.ndarray] = [np.empty(0)] * len(row_of)
     logps: list[np.ndarray] = [np.empty(0)] * len(row_of)
     order = np.argsort(one.length[row_of], kind="stable")  # rows of like length share a batch, and a bucket
@@ -226,10 +230,11 @@ def generate(
                 length[b] = len(one[row_of[r]])
                 token[b, : length[b]] = one[row_of[r]]
                 word[b] = words[r]
+            placed = compute.place_rows((token, length, word))
             written, logp, count = _decode(
-                params, token, length, word, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
+                params, *placed, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
             )
-            written, logp, count = np.asarray(written), np.asarray(logp), np.asarray(count)
+            written, logp, count = map(processes.fetch, (written, logp, count))
             for b, r in enumerate(rows):
                 completions[r], logps[r] = written[b, : count[b]], logp[b, : count[b]]
             progress.add(len(rows))

@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import numpy as np
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +273,7 @@ class Audit:
 
     Attributes:
         auc, ece, brier, purity: fractions, None where undefined (say, all labels right), `reason` says why.
+        auc_interval, purity_interval: their 95 % intervals (lo, hi), or None.
         reliability: f64[bins, 3]: mean score, share correct, rows of each equal-width bin.
         histogram: f64[bins, 3]: left edge, rows with a correct label, rows with a wrong one.
         curve: f64[points, 3]: n, purity of the n most trusted rows, purity of n random rows.
@@ -282,6 +283,8 @@ class Audit:
     ece: float | None
     brier: float | None
     purity: float | None
+    auc_interval: tuple[float, float] | None
+    purity_interval: tuple[float, float] | None
     reliability: np.ndarray
     histogram: np.ndarray
     curve: np.ndarray

@@ -54,7 +54,7 @@ class Objective(Protocol):
 
         Args:
             out: `logp` f32[B, L], log-probability of each token given those before it in its segment, nats; 0 at a
-                segment's first token; and what `needs` names, each f32[B, L].
+                segment's first token and where the batch's weight is 0; and what `needs` names, each f32[B, L] and 0 likewise.
             own: the objective's own parameters.
             batch: as the plan gave it. Metrics are sums too; they are divided by the denominator.
         """

@@ -23,13 +23,14 @@ from etils import epath
 
 from w2s_jax.models import lora
 from w2s_jax.models.compute import Compute
-from w2s_jax.models.decoder import Decoder, token_logp
+from w2s_jax.models.decoder import Decoder
+from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
 from w2s_jax.student import Encode, Objective
 from w2s_jax.types import LM, Batch, Lesson
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,19 @@ class Training:
         learning_rate(self.lr, self.schedule, self.warmup_frac, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """What a training leaves.
+
+    Attributes:
+        lm: the model, adapters merged into it.
+        adapters: the adapters on their own, or None where all parameters were trained.
+    """
+
+    lm: LM
+    adapters: lora.Adapters | None
+
+
 @flax.struct.dataclass
 class TrainState:
     """All that changes while training.
@@ -130,7 +144,8 @@ def train_step(
         variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
         hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
         asked = "entropy" in objective.needs
-        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, entropy=asked)
+        wanted = None if batch.weight is None else batch.weight != 0
+        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, wanted=wanted, entropy=asked)
         total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
         return total, (denominator, metrics | {"loss": total})
 
@@ -166,7 +181,7 @@ def teach(
     partial,
     log: Callable[[int, Mapping[str, float]], None],
     label: str = "teach",
-) -> LM:
+) -> Taught:
     """Trains a copy of `lm`; adapters are merged into it at the end.
 
     Args:
@@ -236,8 +251,10 @@ def teach(
                 report()
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.learnt)):
         _refuse_nan(num_steps - 1, {"loss": float("nan"), "grad_norm": float("nan")}, training.lr)
-    params = lora.merge(lm.params, state.learnt["model"], scale) if adapters else state.learnt["model"]
-    return dataclasses.replace(lm, params=params, key="")
+    if not adapters:
+        return Taught(dataclasses.replace(lm, params=state.learnt["model"], key=""), None)
+    kept = lora.Adapters(state.learnt["model"], training.lora_rank, training.lora_alpha)
+    return Taught(dataclasses.replace(lm, params=lora.merge(lm.params, kept), key=""), kept)
 
 
 def learning_rate(lr: float, schedule: str, warmup_frac: float, num_steps: int) -> Callable[[int], float]:

@@ -6,8 +6,8 @@ Trained with class-reweighted binary cross-entropy and AdamW on the labelled sou
 held-back part of it is kept. Reweighting by w = wrong/right moves every logit by log w: that is taken off again, then the
 logits are rescaled (Platt) on the held-back part, so that a score is a probability.
 
-The whole training is one pure function of arrays (`train`), a `lax.scan` over epochs: a sweep gives it a leading axis. It is
-compiled once for each number of source rows.
+The whole training is one pure function of arrays (`train`), a `lax.scan` over epochs: a sweep gives it a leading axis. Rows are
+filled up to powers of two under a mask, so that it is compiled once for each of these and for each number of features.
 
 Source: arXiv 2606.01000 (architecture, loss, AdamW); prior shift: Saerens et al. 2002; Platt 1999.
 Deviations: 1. the paper gives no width, depth, rates, schedule or epochs: the defaults of `make` are ours.
@@ -28,7 +28,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from w2s_jax.types import Evidence
 
-VERSION = "1"
+VERSION = "2"
 ROWS_PER_CALL = 1024
 
 
@@ -79,74 +79,81 @@ def _drop(x, rate, key, shape):
 
 
 @functools.partial(jax.jit, static_argnames=("head", "epochs", "batch_rows"))
-def train(x, correct, train_mask, x_val, correct_val, hyper: Hyper, key, *, head: Head, epochs: int, batch_rows: int):
+def train(x, correct, mask, x_val, correct_val, mask_val, hyper: Hyper, key, *, head: Head, epochs: int, batch_rows: int):
     """Fits one head; pure, so that a sweep is its `vmap`.
 
     Args:
-        x, correct: f32[R, F] and f32[R] (1 = right): the training part of the source.
-        train_mask: f32[R], 0 leaves a row out (so that |source| can be swept without a new shape).
-        x_val, correct_val: the held-back part.
+        x, correct, mask: f32[R, F], f32[R] (1 = right) and f32[R]: the training part of the source. Rows whose mask is 0
+            are not there: they fill R up to a size that has been compiled for, or leave out rows of a sweep over |source|.
+        x_val, correct_val, mask_val: the held-back part, likewise.
         hyper: rates.
         key: consumed.
-        head, epochs, batch_rows: static.
+        head, epochs, batch_rows: static; batch_rows is at most R.
 
     Returns:
-        The fitted state (params, input mean and scale, logit slope and shift) and the per-epoch record (loss, AUC).
+        The fitted state (params, input mean and scale, logit slope and shift) and the per-epoch record (loss, quality).
     """
     key_init, key_epochs = jax.random.split(key)
-    total = jnp.maximum(train_mask.sum(), 1.0)
-    mean = train_mask @ x / total
-    scale = jnp.sqrt(train_mask @ (x - mean) ** 2 / total)
+    total = jnp.maximum(mask.sum(), 1.0)
+    mean = mask @ x / total
+    scale = jnp.sqrt(mask @ (x - mean) ** 2 / total)
     scale = jnp.where(scale > 1e-6, scale, 1.0)
     x, x_val = (x - mean) / scale, (x_val - mean) / scale
-    right = train_mask @ correct
+    right = mask @ correct
     odds = jnp.maximum(total - right, 1.0) / jnp.maximum(right, 1.0)
     log_weight = hyper.class_weight * jnp.log(odds)  # class_weight 1 balances the classes, 0 leaves them as they are
-    weight = jnp.where(correct > 0.5, jnp.exp(log_weight), 1.0) * train_mask
+    weight = jnp.where(correct > 0.5, jnp.exp(log_weight), 1.0) * mask
 
     params = head.init(key_init, x[:1])["params"]
-    rows = len(x)
-    batch_rows = min(batch_rows, rows)
-    steps = rows // batch_rows
-    optimizer = optax.adamw(optax.cosine_decay_schedule(hyper.lr, epochs * steps), weight_decay=hyper.weight_decay)
+    steps = jnp.maximum(total.astype(jnp.int32) // batch_rows, 1)  # of an epoch
+
+    def rate(step):
+        return hyper.lr * 0.5 * (1 + jnp.cos(jnp.pi * step / (epochs * steps)))
+
+    optimizer = optax.adamw(rate, weight_decay=hyper.weight_decay)
 
     def loss_fn(params, row, key):
         logit = head.apply({"params": params}, x[row], hyper.dropout, hyper.drop_path, key)
-        return weight[row] @ optax.sigmoid_binary_cross_entropy(logit, correct[row]) / jnp.maximum(train_mask[row].sum(), 1.0)
-
-    def step(carry, row_and_key):
-        params, moments = carry
-        loss, grads = jax.value_and_grad(loss_fn)(params, *row_and_key)
-        updates, moments = optimizer.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), moments), loss
+        return weight[row] @ optax.sigmoid_binary_cross_entropy(logit, correct[row]) / jnp.maximum(mask[row].sum(), 1.0)
 
     def epoch(carry, key):
         params, moments, best, best_quality = carry
         key_order, key_noise = jax.random.split(key)
-        order = jax.random.permutation(key_order, rows)[: steps * batch_rows].reshape(steps, batch_rows)
-        (params, moments), loss = jax.lax.scan(step, (params, moments), (order, jax.random.split(key_noise, steps)))
-        quality = _quality(head.apply({"params": params}, x_val), correct_val)
+        # A random order of the rows that are there; the others stand behind them and are reached only where a batch is larger
+        # than the whole source.
+        order = jnp.argsort(jnp.where(mask > 0, jax.random.uniform(key_order, mask.shape), 2.0))
+
+        def step(i, carry):
+            params, moments, loss_sum = carry
+            row = jax.lax.dynamic_slice_in_dim(order, i * batch_rows, batch_rows)
+            loss, grads = jax.value_and_grad(loss_fn)(params, row, jax.random.fold_in(key_noise, i))
+            updates, moments = optimizer.update(grads, moments, params)
+            return optax.apply_updates(params, updates), moments, loss_sum + loss
+
+        params, moments, loss_sum = jax.lax.fori_loop(0, steps, step, (params, moments, 0.0))
+        quality = _quality(head.apply({"params": params}, x_val), correct_val, mask_val)
         better = quality > best_quality
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
-        return (params, moments, best, jnp.maximum(quality, best_quality)), (loss.mean(), quality)
+        return (params, moments, best, jnp.maximum(quality, best_quality)), (loss_sum / steps, quality)
 
     start = (params, optimizer.init(params), params, -jnp.inf)
     (_, _, best, _), (loss, quality) = jax.lax.scan(epoch, start, jax.random.split(key_epochs, epochs))
-    slope, shift = _platt(head.apply({"params": best}, x_val) - log_weight, correct_val)
+    slope, shift = _platt(head.apply({"params": best}, x_val) - log_weight, correct_val, mask_val)
     state = {"params": best, "mean": mean, "scale": scale, "slope": slope, "shift": shift - slope * log_weight}
     return state, {"loss": loss, "quality": quality}
 
 
-def _quality(logit, correct):
+def _quality(logit, correct, mask):
     """What early stopping maximises: the AUC (ties count half), or minus the loss where all held-back labels agree."""
-    ordered = jnp.sort(logit)
+    ordered = jnp.sort(jnp.where(mask > 0, logit, jnp.inf))
     rank = (jnp.searchsorted(ordered, logit, side="left") + jnp.searchsorted(ordered, logit, side="right") + 1) / 2
-    right, wrong = correct.sum(), (1 - correct).sum()
-    auc = (correct @ rank - right * (right + 1) / 2) / jnp.maximum(right * wrong, 1.0)
-    return jnp.where(right * wrong > 0, auc, -optax.sigmoid_binary_cross_entropy(logit, correct).mean())
+    right, wrong = mask @ correct, mask @ (1 - correct)
+    auc = ((mask * correct) @ rank - right * (right + 1) / 2) / jnp.maximum(right * wrong, 1.0)
+    loss = mask @ optax.sigmoid_binary_cross_entropy(logit, correct) / jnp.maximum(mask.sum(), 1.0)
+    return jnp.where(right * wrong > 0, auc, -loss)
 
 
-def _platt(logit, correct, steps: int = 30, ridge: float = 1.0):
+def _platt(logit, correct, mask, steps: int = 30, ridge: float = 1.0):
     """Slope and shift that fit P(right) = sigmoid(slope * logit + shift), by Newton's method.
 
     The ridge pulls towards (1, 0), no change: with few held-back rows the logits stay nearly as they are.
@@ -156,14 +163,14 @@ def _platt(logit, correct, steps: int = 30, ridge: float = 1.0):
 
     def newton(theta, _):
         p = jax.nn.sigmoid(design @ theta)
-        gradient = design.T @ (p - correct) + ridge * (theta - start)
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge * jnp.eye(2)
+        gradient = design.T @ (mask * (p - correct)) + ridge * (theta - start)
+        hessian = (design * (mask * p * (1 - p))[:, None]).T @ design + ridge * jnp.eye(2)
         move = jnp.linalg.solve(hessian, gradient)
         return theta - move / jnp.maximum(1.0, jnp.linalg.norm(move)), None  # at most a unit step: no overshoot
 
     (slope, shift), _ = jax.lax.scan(newton, start, None, length=steps)
     # The order of the rows is the head's, never turned round: a head that is worse than chance says the prior of every row.
-    prior = (correct.sum() + 1) / (len(correct) + 2)
+    prior = (mask @ correct + 1) / (mask.sum() + 2)
     return jnp.maximum(slope, 1e-3), jnp.where(slope > 1e-3, shift, jnp.log(prior / (1 - prior)))
 
 
@@ -208,12 +215,16 @@ class Neural:
             )
         key_split, key_train = jax.random.split(key)
         held_back = _held_back(evidence.answers.question_id, self.held_back_frac, key_split)
-        x, x_val, correct, correct_val = x[~held_back], x[held_back], correct[~held_back], correct[held_back]
         hyper = Hyper(**{name: jnp.float32(value) for name, value in self.hyper.items()})
         state, record = train(
-            x, correct, np.ones_like(correct), x_val, correct_val, hyper, key_train,
-            head=self.head, epochs=self.epochs, batch_rows=self.batch_rows,
-        )  # fmt: skip
+            *_filled_up(x[~held_back], correct[~held_back], least=self.batch_rows),
+            *_filled_up(x[held_back], correct[held_back]),
+            hyper,
+            key_train,
+            head=self.head,
+            epochs=self.epochs,
+            batch_rows=self.batch_rows,
+        )
         if not np.isfinite(record["loss"]).all():
             raise ValueError(
                 f"the trust head's loss is not finite with lr={self.hyper['lr']}: lower trust.neural.lr in the config"
@@ -252,6 +263,13 @@ class Neural:
 def _features(evidence: Evidence) -> np.ndarray:
     """f32[R, F]: the probe points end to end."""
     return np.asarray(evidence.x, np.float32).reshape(len(evidence.x), -1)
+
+
+def _filled_up(x: np.ndarray, correct: np.ndarray, least: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels and their mask, filled up to a power of two or to `least` rows: few sizes are ever compiled."""
+    rows = max(1 << (len(x) - 1).bit_length(), least)
+    fill = rows - len(x)
+    return np.pad(x, ((0, fill), (0, 0))), np.pad(correct, (0, fill)), np.pad(np.ones_like(correct), (0, fill))
 
 
 def _held_back(question_id, frac: float, key: jax.Array) -> np.ndarray:
