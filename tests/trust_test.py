@@ -129,13 +129,6 @@ def test_scoring_more_rows_compiles_nothing_new(fitted):
     assert neural._probability._cache_size() == before
 
 
-def test_confidence_is_the_probability_of_the_answer():
-    evidence, _ = world()
-    np.testing.assert_allclose(
-        plugins.make("trust", "confidence").score(evidence), np.exp(evidence.extra["answer_logp"]), rtol=1e-6
-    )
-
-
 def test_shuffled_deals_out_the_same_scores_in_another_order(fitted):
     evidence, _ = world()
     score = fitted["shuffled"].score(evidence)
