@@ -149,7 +149,9 @@ def test_a_draw_is_uniform_and_each_answers_own():
     ]
     assert abs(np.sort(score[0]) - np.linspace(0, 1, 2000)).max() < 0.04  # Kolmogorov-Smirnov, p = .003
     assert abs(np.corrcoef(*score)[0, 1]) < 0.1
-    drawn = plugins.make("trust", "controls", kind="random").fit(evidence, correct, KEY)
+    drawn = plugins.make("trust", "controls", kind="random").fit(evidence, correct, jax.random.key(1))
+    again = plugins.make("trust", "controls", kind="random").restore(drawn.state())
+    np.testing.assert_array_equal(again.score(evidence), score[1])
     answers = Answers(("q0", "q0", "q1"), ("yes", "no", "yes"), ("yes", "no", "yes"))
     assert len(set(drawn.score(Evidence(answers, np.zeros((3, 1, 1)))).tolist())) == 3
 
