@@ -21,7 +21,7 @@ class Compute:
 
     Attributes:
         mesh: the devices, from `sharding.make_mesh`.
-        dtype: of activations and products; parameters, norms and losses keep float32.
+        dtype: of activations and products; norms and losses keep float32, parameters the format that they are loaded in.
         attention: a back end's name in `models.attention`.
         remat: a policy's name in `models.decoder.REMAT`; for training only.
     """
