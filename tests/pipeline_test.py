@@ -344,8 +344,8 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
         for word in ("pretrain:strong", tmp_path / "student" / "naive", tmp_path / "adapter" / "naive")
     )
     assert (adapted.name, adapted.folder, len({base.key, merged.key, adapted.key})) == ("naive", base.folder, 3)
-    want, start = one.load(merged).params, one.load(base).params
-    same = jax.tree.map(np.array_equal, one.load(adapted).params, want)
+    want, start, got = (one.load(model, "float32").params for model in (merged, base, adapted))
+    same = jax.tree.map(np.array_equal, got, want)
     assert all(jax.tree.leaves(same)) and not all(jax.tree.leaves(jax.tree.map(np.array_equal, start, want)))
 
     other = shutil.copytree(tmp_path / "adapter" / "naive", tmp_path / "other")
@@ -357,6 +357,23 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
         file.write_text(text.replace(base.folder, word))
         with pytest.raises(ValueError, match=f"{said}(.|\n)*base_model_name_or_path of {file}: correct it there"):
             pipeline.find_model(one, str(other))
+
+
+def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, monkeypatch):
+    config, formats = toy.get_config(), []
+    config.methods, config.student.param_dtype, config.student.training.lora_rank = ("naive",), "bfloat16", 2
+    teach = pipeline.trainer.teach
+
+    def watched(lm, *args, **keywords):
+        taught = teach(lm, *args, **keywords)
+        trees = (lm.params, taught.lm.params, taught.adapters.tree)
+        formats.append([{leaf.dtype.name for leaf in jax.tree.leaves(tree)} for tree in trees])
+        return taught
+
+    monkeypatch.setattr(pipeline.trainer, "teach", watched)
+    run(finished[0], config)
+    assert formats == [[{"bfloat16"}, {"bfloat16"}, {"float32"}]]
+    run(finished[0])
 
 
 def test_the_report_is_the_same_bytes_from_another_store(finished, tmp_path):

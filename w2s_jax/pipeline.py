@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from w2s_jax import answering, features, files, metrics, plugins, recovery, scoring, selection
 from w2s_jax.models import hf_io, hub, lora, peft_io, sharding
-from w2s_jax.models.compute import Compute
+from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
 from w2s_jax.store import Ref, Store, Stored
@@ -82,22 +82,22 @@ class Run:
     store: Store
     log: Log
     prefix: str = ""
-    loaded: dict[Model, LM] = dataclasses.field(default_factory=dict, compare=False)
+    loaded: dict[tuple[Model, str], LM] = dataclasses.field(default_factory=dict, compare=False)
 
     def stage(self, name: str, fn: Callable[..., Any], /, *, label: str, **inputs: Any) -> Stored:
         """`Store.stage` under this run's label."""
         return self.store.stage(name, fn, label=self.prefix + label, **inputs)
 
-    def load(self, model: Model) -> LM:
-        """The model itself, on the mesh, in float32; the last one stays loaded, two never are."""
-        if model not in self.loaded:
+    def load(self, model: Model, param_dtype: str) -> LM:
+        """The model itself, on the mesh, its parameters in that format; the last one stays loaded, two never are."""
+        if (model, param_dtype) not in self.loaded:
             self.loaded.clear()
-            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=np.float32, key=model.key)
+            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, key=model.key)
             if model.adapter:
                 adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
                 lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
-            self.loaded[model] = lm
-        return self.loaded[model]
+            self.loaded[model, param_dtype] = lm
+        return self.loaded[model, param_dtype]
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
@@ -300,6 +300,9 @@ def check(config: ConfigDict) -> list[Row]:
         prompts.find_style(section.style)
     for section in (config.teacher, config.student):
         Shape(**section.shape)
+        if section.param_dtype not in DTYPES:
+            raise ValueError(f"param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config")
+    training_of(config.student.training).refuse_narrow(config.student.param_dtype)
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
         Shape(**section.training.shape)
@@ -469,7 +472,7 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
 
     def fn(work, **inputs):
         features.observe(
-            run.load(teacher),
+            run.load(teacher, section.param_dtype),
             answered.value["rollout"],
             **asked_for,
             shape=Shape(**section.shape),
@@ -509,7 +512,7 @@ def answer(
         how |= {"num_samples": 1, "temperature": 0.0} if once else {}
 
     def fn(work, **inputs):
-        lm = run.load(model)
+        lm = run.load(model, section.param_dtype)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
         settings = {**how, "shape": shape, "compute": compute, "label": label}
         if run.task.interface == "choice":
@@ -671,7 +674,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
     objective = plugins.make("objective", word, **args)
 
     def fn(work, **inputs):
-        lm = run.load(student)
+        lm = run.load(student, section.param_dtype)
         taught = trainer.teach(
             lm,
             lesson,
@@ -784,7 +787,10 @@ def compute_of(run: Run, section: ConfigDict) -> Compute:
 
 def computing_of(run: Run, section: ConfigDict) -> dict[str, Any]:
     """What a store key must hold of how a model computes."""
-    return {**{name: section[name] for name in ("dtype", "attention", "remat")}, "mesh": run.config.mesh.to_dict()}
+    return {
+        **{name: section[name] for name in ("param_dtype", "dtype", "attention", "remat")},
+        "mesh": run.config.mesh.to_dict(),
+    }
 
 
 def training_of(section: ConfigDict) -> trainer.Training:

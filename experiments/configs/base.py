@@ -91,7 +91,9 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.num_samples = 1  # free generation: answers to a question
     c.temperature = 0.0  # 0 = greedy
     c.max_new_tokens = 512
-    c.dtype = "float32"  # of activations; parameters are held in float32
+    # Of the parameters; "bfloat16" halves a teacher, or a student under LoRA (its merged adapters too).
+    c.param_dtype = "float32"
+    c.dtype = "float32"  # of activations
     c.attention = "auto"  # auto, xla, jax, cudnn, splash, tokamax
     c.remat = "none"  # none, dots, full
     c.shape = shape(row_length=512, batch_rows=4, max_segments=16)  # of a pass without gradients

@@ -96,6 +96,18 @@ class Training:
             raise ValueError(f"epochs={self.epochs}: allowed is a number above 0; change training.epochs in the config")
         learning_rate(self.lr, self.schedule, self.warmup_frac, 1)
 
+    def refuse_narrow(self, dtype: str) -> None:
+        """Refuses to train parameters in a format in which small steps are rounded away.
+
+        Raises:
+            ValueError: all parameters are trained, and `dtype` has less than 32 bits.
+        """
+        if not self.lora_rank and jnp.finfo(dtype).bits < 32:
+            raise ValueError(
+                f"parameters in {dtype} cannot all be trained: steps are smaller than their rounding; set "
+                "student.param_dtype to 'float32' (student.dtype='bfloat16' still computes in it), or lora_rank above 0"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Taught:
@@ -198,8 +210,10 @@ def teach(
         label: what the progress bar says.
 
     Raises:
-        ValueError: the loss is NaN or infinite; an unknown schedule.
+        ValueError: the loss is NaN or infinite; an unknown schedule; see `Training.refuse_narrow`.
     """
+    for dtype in {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)}:
+        training.refuse_narrow(dtype)
     key_lora, key_own, key_plan = jax.random.split(key, 3)
     adapters = training.lora_rank > 0
     scale = training.lora_alpha / training.lora_rank if adapters else 0.0
