@@ -222,8 +222,8 @@ def test_no_back_end_lets_padding_or_other_segments_in():
     mask = attention.segment_mask(jnp.array([[1, 1, 2, 2, 0, 0]]))
     for name in attention.BACK_ENDS:
         attend = attention.back_end(name)
-        other = attend(q, k.at[:, 2:].set(9.0), v.at[:, 2:].set(9.0), mask)
-        np.testing.assert_array_equal(attend(q, k, v, mask)[:, :2], other[:, :2])
+        other = attend(q, k.at[:, 2:].set(9.0), v.at[:, 2:].set(9.0), mask, 0.5)
+        np.testing.assert_array_equal(attend(q, k, v, mask, 0.5)[:, :2], other[:, :2])
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,63 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from w2s_jax.models import decoder, hf_io, tokenizer
+from w2s_jax.models import decoder, hf_io, rope, tokenizer
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.types import LM
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-5
 VOCAB, LENGTHS = 32, [[5, 1, 7], [9, 3]]
+SIZES = (VOCAB, 24, 3, 4, 2, 6, 40)
+QWEN3 = DecoderConfig(VOCAB, 24, 3, 4, 2, 10, 40, family="qwen3", qk_norm=True)
 CONFIGS = {
-    "llama": DecoderConfig(VOCAB, 24, 3, 4, 2, 6, 40, family="llama", mlp_bias=True),
-    "qwen2": DecoderConfig(VOCAB, 24, 3, 4, 2, 6, 40, family="qwen2", qkv_bias=True, tied=True, rope_theta=1e6),
-    "qwen3": DecoderConfig(VOCAB, 24, 3, 4, 2, 10, 40, family="qwen3", qk_norm=True),
-}
+    "llama": DecoderConfig(*SIZES, family="llama", mlp_bias=True),
+    "qwen2": DecoderConfig(*SIZES, family="qwen2", qkv_bias=True, tied=True, rope_theta=1e6),
+    "qwen3": QWEN3,
+    "olmo2": DecoderConfig(*SIZES, family="olmo2", norm_place="post", qk_norm=True, qk_norm_joint=True, rope_theta=5e5),
+    # One group and two blocks left over; every text but the shortest is longer than the window.
+    "gemma3": DecoderConfig(
+        VOCAB, 24, 5, 4, 2, 6, 40, family="gemma3_text", norm_place="sandwich", norm_offset=1.0, qk_norm=True, score_dim=10.0,
+        activation="gelu_tanh", embed_scale=24**0.5, tied=True, pattern=("local", "local", "global"), window=4,
+        rope_theta=1e6, rope_scaling=rope.Linear(8.0), local_rope_theta=1e4,
+    ),
+    "linear": DecoderConfig(*SIZES, family="llama", rope_scaling=rope.Linear(4.0)),
+    # Of the three frequencies one is kept, one blended, one divided.
+    "llama3": DecoderConfig(*SIZES, family="llama", rope_scaling=rope.Llama3(8.0, 1.0, 4.0, 256)),
+    "windows": dataclasses.replace(QWEN3, pattern=("global", "local", "local"), window=4),
+}  # fmt: skip
+PLAIN = {"rope_type": "default"}
+THEIRS = {
+    "llama": ("Llama", dict(mlp_bias=True, rope_parameters=PLAIN | {"rope_theta": 1e4})),
+    "qwen2": ("Qwen2", dict(rope_parameters=PLAIN | {"rope_theta": 1e6})),
+    "qwen3": ("Qwen3", dict(rope_parameters=PLAIN | {"rope_theta": 1e4})),
+    "olmo2": ("Olmo2", dict(rope_parameters=PLAIN | {"rope_theta": 5e5}, rms_norm_eps=1e-6)),
+    "gemma3": (
+        "Gemma3Text",
+        dict(
+            sliding_window=4, sliding_window_pattern=3, query_pre_attn_scalar=10, num_hidden_layers=5,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": PLAIN | {"rope_theta": 1e4},
+            },
+        ),
+    ),
+    "linear": ("Llama", dict(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4})),
+    "llama3": (
+        "Llama",
+        dict(
+            rope_parameters={
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 256, "rope_theta": 1e4,
+            }
+        ),
+    ),
+    "windows": (
+        "Qwen3",
+        dict(rope_parameters=PLAIN | {"rope_theta": 1e4}, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    ),
+}  # fmt: skip
+"""Class and settings of the same model in transformers."""
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is the reference here")
 
 
@@ -107,28 +152,27 @@ def assert_close(got, want, names):
 
 
 @needs_torch
-@pytest.mark.parametrize("num_kv_heads", [4, 2, 1], ids=["mha", "gqa", "mqa"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "num_kv_heads"),
+    [(name, heads) for name in CONFIGS for heads in (4, 2, 1) if heads == 2 or name not in ("linear", "llama3", "windows")],
+)
 def test_hidden_states_and_logits_are_those_of_transformers(name, num_kv_heads, tmp_path):
     import torch
     import transformers
 
-    classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
     config = CONFIGS[name]
+    family, settings = THEIRS[name]
     sizes = dict(
         vocab_size=VOCAB, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=num_kv_heads,
         head_dim=config.head_dim, intermediate_size=40, max_position_embeddings=64, bos_token_id=None, eos_token_id=1,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        pad_token_id=None,
     )  # fmt: skip
-    if name == "llama":
-        sizes["mlp_bias"] = True
     if name == "qwen2":
         sizes.pop("head_dim")
     for tied in (False, True):
         path = tmp_path / str(tied)
-        hf = transformers.AutoModelForCausalLM.from_config(
-            getattr(transformers, f"{classes[name]}Config")(**sizes, tie_word_embeddings=tied)
-        )
+        written = getattr(transformers, f"{family}Config")(**sizes | settings, tie_word_embeddings=tied)
+        hf = transformers.AutoModelForCausalLM.from_config(written)
         torch.manual_seed(0)
         with torch.no_grad():
             for weight in hf.parameters():

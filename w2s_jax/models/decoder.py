@@ -18,10 +18,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from w2s_jax.models import attention, layers, sharding
+from w2s_jax.models import attention, layers, rope, sharding
 from w2s_jax.models.config import DecoderConfig
 
-VERSION = "1"
+VERSION = "2"
 
 REMAT: Mapping[str, Callable | None] = {
     "none": None,
@@ -84,7 +84,8 @@ class Embedding(nn.Module):
         self.weight = self.param("weight", nn.initializers.normal(self.config.init_std), shape, jnp.float32)
 
     def __call__(self, token: jax.Array) -> jax.Array:
-        return jnp.take(sharding.gather_width(self.weight, self.mesh), token, axis=0).astype(self.dtype)
+        x = jnp.take(sharding.gather_width(self.weight, self.mesh), token, axis=0).astype(self.dtype)
+        return x * jnp.asarray(self.config.embed_scale, self.dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         return jnp.einsum("...d,vd->...v", hidden, self.weight.astype(self.dtype), preferred_element_type=jnp.float32)
@@ -158,7 +159,7 @@ class Decoder(nn.Module):
             self.layers = scan(config, self.block(remat=self.remat, in_scan=True), self.mesh)
         block = self.block(remat=self.remat)
         self.rest = [block() for _ in range(config.num_groups * len(config.pattern), config.num_layers)]
-        self.norm = layers.RMSNorm(config.norm_eps)
+        self.norm = layers.RMSNorm.of(config)
         if not config.tied:
             self.head = Head(config, self.dtype)
 
@@ -192,8 +193,7 @@ class Decoder(nn.Module):
         # Blocks are tapped only where a state from inside the stack is asked for.
         inner = None if set(wanted) <= {0, M} else probe
         x = sharding.constrain_rows(self.embed(token), self.mesh)
-        mask = attention.segment_mask(segment)
-        views = {kind: view(self.config, kind, position, mask) for kind in set(self.config.pattern)}
+        views = make_views(self.config, position, functools.partial(attention.segment_mask, segment))
         taps = [None if probe is None else at(x, probe)[None]]
         if self.config.num_groups:
             x, tapped = self.layers(x, views, inner)
@@ -219,16 +219,30 @@ class Decoder(nn.Module):
         return self.logits(self(token, jnp.ones_like(token), jnp.zeros_like(token)).hidden)
 
 
-def view(config: DecoderConfig, kind: str, position: jax.Array, mask: jax.Array, slot: jax.Array | None = None) -> layers.View:
-    """Builds what the blocks of one kind share."""
-    assert kind == "global", kind
-    cos, sin = layers.rotation(position, config.head_dim, config.rope_theta)
-    return layers.View(cos, sin, mask, slot)
+def make_views(
+    config: DecoderConfig, position: jax.Array, mask: Callable[[int], jax.Array], slot: jax.Array | None = None
+) -> dict[str, layers.View]:
+    """Builds what the blocks of each kind share.
+
+    Args:
+        config: the decoder's.
+        position: i32[B, T].
+        mask: from a window (0 = none) to bool[B, T, S].
+        slot: see `layers.View`.
+    """
+    turn = functools.partial(rope.rotation, position, config.head_dim)
+    views = {}
+    if "global" in config.pattern:
+        views["global"] = layers.View(*turn(config.rope_theta, config.rope_scaling), mask(0), slot)
+    if "local" in config.pattern:
+        base = (config.rope_theta, config.rope_scaling) if config.local_rope_theta is None else (config.local_rope_theta,)
+        views["local"] = layers.View(*turn(*base), mask(config.window), slot)
+    return views
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(config: DecoderConfig, key: jax.Array) -> Any:
-    """Draws fresh float32 parameters: normal kernels and embeddings (`config.init_std`), unit norms, zero biases."""
+    """Draws fresh float32 parameters: normal kernels and embeddings (`config.init_std`), norms that scale by 1, zero biases."""
     return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32), method="everything")["params"]
 
 
@@ -322,9 +336,8 @@ def extend(
     """
     config = model.config
     S = cache.num_slots
-    mask = attention.cache_mask(position, S)
     slot = jnp.where(valid, position, S)
-    views = {kind: view(config, kind, position, mask, slot) for kind in set(config.pattern)}
+    views = make_views(config, position, functools.partial(attention.cache_mask, position, S), slot)
     block = model.block()(parent=None)
     x = Embedding(config, model.dtype, model.mesh, parent=None).apply({"params": params["embed"]}, token)
     extended = []
@@ -332,7 +345,7 @@ def extend(
         adapters = None if lora is None else lora["layers"][layer]
         x, part = block.apply(variables(params["layers"][layer], adapters), x, views[kind], cache.layer[layer])
         extended.append(part)
-    norm = layers.RMSNorm(config.norm_eps, parent=None)
+    norm = layers.RMSNorm.of(config, parent=None)
     return norm.apply({"params": params["norm"]}, x), Cache(tuple(extended))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
@@ -22,7 +23,7 @@ from w2s_jax.models.families.names import Name
 from w2s_jax.models.tokenizer import Tokenizer
 from w2s_jax.types import LM
 
-VERSION = "1"
+VERSION = "2"
 
 
 def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None, key: str | None = None) -> LM:
@@ -42,12 +43,14 @@ def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dty
     path = pathlib.Path(path)
     config = check(path)
     tokenizer = Tokenizer.load(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, config.json has vocab_size = {config.vocab_size}; "
-            "take the tokenizer that the model was trained with"
-        )
-    params = read_params(config, checkpoint.tensors(path), mesh, dtype)
+    try:
+        tokenizer = tokenizer.limited(config.vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    found, foreign = text_tensors(path, config)
+    if foreign:
+        logging.warning("%s: read as a text model; %d other tensors, such as %s, are left out", path, len(foreign), foreign[0])
+    params = read_params(config, found, mesh, dtype)
     return LM(config, params, tokenizer, files.content_key(path) if key is None else key)
 
 
@@ -59,9 +62,32 @@ def check(path: str | pathlib.Path) -> DecoderConfig:
     """
     path = pathlib.Path(path)
     config = read_config(path)
-    found = {name: tensor for name, tensor in checkpoint.tensors(path).items() if not harmless(name, config)}
+    found, _ = text_tensors(path, config)
     checkpoint.check(found, {hf: shape for _, _, hf, shape in entries(config)}, path)
     return config
+
+
+def text_tensors(path: pathlib.Path, config: DecoderConfig) -> tuple[dict[str, checkpoint.Tensor], list[str]]:
+    """Lists the tensors of a directory under the names of the family's table, without those that only repeat others.
+
+    Returns:
+        The tensors, and the stored names of those that are no part of the text model.
+
+    Raises:
+        ValueError: two stored names mean the same tensor; or see `checkpoint.tensors`.
+    """
+    found: dict[str, checkpoint.Tensor] = {}
+    stored_as: dict[str, str] = {}
+    foreign = []
+    for stored, tensor in checkpoint.tensors(path).items():
+        name = family(config.family).canonical(stored)
+        if name is None:
+            foreign.append(stored)
+        elif name in found:
+            raise ValueError(f"{path}: tensors {stored_as[name]} and {stored} both mean {name}; remove one of them")
+        elif not harmless(name, config):
+            found[name], stored_as[name] = tensor, stored
+    return found, sorted(foreign)
 
 
 def read_config(path: str | pathlib.Path) -> DecoderConfig:

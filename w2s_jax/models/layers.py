@@ -3,18 +3,25 @@
 Parameters keep their own dtype (float32 masters, say) and are cast to `dtype` where they are used.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from w2s_jax.models import attention
 from w2s_jax.models.config import DecoderConfig
+from w2s_jax.models.rope import rotate
 
-VERSION = "1"
+VERSION = "2"
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
+}
+NORMS_BEFORE, NORMS_AFTER = ("pre", "sandwich"), ("post", "sandwich")
 
 
 @flax.struct.dataclass
@@ -33,41 +40,30 @@ class View:
     slot: jax.Array | None = None
 
 
-def rotation(position: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Computes the cosine and sine of the rotary embedding.
-
-    Args:
-        position: i32[B, T].
-
-    Returns:
-        cos and sin, f32[B, T, C // 2].
-
-    Source: arXiv 2104.09864, eq. 15; the pairing of dimension c with c + C/2 is that of the Hugging Face checkpoints.
-    """
-    # The frequencies are rounded to float32 once, on the host: an error in them grows with the position.
-    frequency = (theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)).astype(np.float32)
-    angle = position[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates heads [B, T, H, C] by their tokens' angles."""
-    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
-
-
 class RMSNorm(nn.Module):
-    """Divides by the root mean square over the last axis and scales; statistics in float32. Source: arXiv 1910.07467."""
+    """Divides by the root mean square over the last axis and scales, all in float32. Source: arXiv 1910.07467.
+
+    Deviations: 1. some families round before they scale; rounding once, at the end, is for all of them.
+
+    Attributes:
+        eps: added to the mean square.
+        offset: added to the stored scale, which starts at 1 - offset.
+    """
 
     eps: float
+    offset: float = 0.0
+
+    @classmethod
+    def of(cls, config: DecoderConfig, **kw) -> "RMSNorm":
+        """The norm as this decoder has it."""
+        return cls(config.norm_eps, config.norm_offset, **kw)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * scale.astype(x.dtype)
+        return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
 
 
 class Dense(nn.Module):
@@ -112,13 +108,21 @@ class Attention(nn.Module):
     def __call__(self, x, view: View, cache):
         config = self.config
 
-        def heads(name: str, count: int) -> jax.Array:
-            dense = Dense(count * config.head_dim, config.qkv_bias, config.init_std, self.dtype, self.lora_scale, name=name)
-            return dense(x).reshape(*x.shape[:2], count, config.head_dim)
+        def project(name: str, num_heads: int) -> jax.Array:
+            width = num_heads * config.head_dim
+            return Dense(width, config.qkv_bias, config.init_std, self.dtype, self.lora_scale, name=name)(x)
 
-        q, k, v = heads("q", config.num_heads), heads("k", config.num_kv_heads), heads("v", config.num_kv_heads)
-        if config.qk_norm:
-            q, k = RMSNorm(config.norm_eps, name="q_norm")(q), RMSNorm(config.norm_eps, name="k_norm")(k)
+        def heads(y: jax.Array) -> jax.Array:
+            return y.reshape(*y.shape[:2], -1, config.head_dim)
+
+        def normed_heads(name: str, y: jax.Array) -> jax.Array:
+            if not config.qk_norm:
+                return heads(y)
+            norm = RMSNorm.of(config, name=f"{name}_norm")
+            return heads(norm(y)) if config.qk_norm_joint else norm(heads(y))
+
+        q, k = (normed_heads(name, project(name, n)) for name, n in (("q", config.num_heads), ("k", config.num_kv_heads)))
+        v = heads(project("v", config.num_kv_heads))
         q, k = rotate(q, view.cos, view.sin), rotate(k, view.cos, view.sin)
         if cache is not None:
             row = jnp.arange(x.shape[0])[:, None]
@@ -128,12 +132,12 @@ class Attention(nn.Module):
                 for old, new in zip(cache, (k, v), strict=True)
             )
             k, v = (part.astype(self.dtype) for part in cache)
-        out = self.attend(q, k, v, view.mask).reshape(*x.shape[:2], -1)
+        out = self.attend(q, k, v, view.mask, config.score_scale).reshape(*x.shape[:2], -1)
         return Dense(config.width, config.out_bias, config.init_std, self.dtype, self.lora_scale, name="o")(out), cache
 
 
 class MLP(nn.Module):
-    """The gated MLP down(silu(gate(x)) * up(x)). Source: arXiv 2002.05202, SwiGLU."""
+    """The gated MLP down(activation(gate(x)) * up(x)). Source: arXiv 2002.05202, SwiGLU and GEGLU."""
 
     config: DecoderConfig
     dtype: jnp.dtype
@@ -144,12 +148,12 @@ class MLP(nn.Module):
         def dense(name: str, width: int) -> Dense:
             return Dense(width, self.config.mlp_bias, self.config.init_std, self.dtype, self.lora_scale, name=name)
 
-        inner = self.config.mlp_width
-        return dense("down", self.config.width)(nn.silu(dense("gate", inner)(x)) * dense("up", inner)(x))
+        inner, activate = self.config.mlp_width, ACTIVATIONS[self.config.activation]
+        return dense("down", self.config.width)(activate(dense("gate", inner)(x)) * dense("up", inner)(x))
 
 
 class Block(nn.Module):
-    """One pre-norm decoder block.
+    """One decoder block: attention, then the MLP, each added to its input, with norms before or after as the config says.
 
     Attributes:
         config: the decoder's.
@@ -166,9 +170,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, view: View, cache: tuple[jax.Array, jax.Array] | None = None):
         """Maps x [B,T,D], and the layer's cache (k and v, each [B,S,J,C]) or None, to the same two."""
-        eps = self.config.norm_eps
-        y, cache = Attention(self.config, self.dtype, self.attend, self.lora_scale, name="attn")(
-            RMSNorm(eps, name="attn_norm")(x), view, cache
-        )
-        x = x + y
-        return x + MLP(self.config, self.dtype, self.lora_scale, name="mlp")(RMSNorm(eps, name="mlp_norm")(x)), cache
+
+        def norm(name: str, places: tuple[str, ...], x: jax.Array) -> jax.Array:
+            return RMSNorm.of(self.config, name=name)(x) if self.config.norm_place in places else x
+
+        attend = Attention(self.config, self.dtype, self.attend, self.lora_scale, name="attn")
+        y, cache = attend(norm("attn_norm", NORMS_BEFORE, x), view, cache)
+        x = x + norm("attn_out_norm", NORMS_AFTER, y)
+        y = MLP(self.config, self.dtype, self.lora_scale, name="mlp")(norm("mlp_norm", NORMS_BEFORE, x))
+        return x + norm("mlp_out_norm", NORMS_AFTER, y), cache

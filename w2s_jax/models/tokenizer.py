@@ -7,7 +7,7 @@ from typing import Any
 
 from w2s_jax.models import checkpoint
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -18,11 +18,13 @@ class Tokenizer:
         inner: a `transformers.PreTrainedTokenizerFast`.
         stop_ids: tokens that end an answer, the tokenizer's own end token first.
         bos_ids: what the tokenizer itself puts before a text: one token, or none.
+        num_rows: tokens from this id on are unknown to the model, and texts that spell one are refused; None = there are none.
     """
 
     inner: Any
     stop_ids: tuple[int, ...]
     bos_ids: tuple[int, ...]
+    num_rows: int | None = None
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "Tokenizer":
@@ -64,6 +66,23 @@ class Tokenizer:
         """One more than the largest id, added tokens included."""
         return max(self.inner.get_vocab().values()) + 1
 
+    def limited(self, num_rows: int) -> "Tokenizer":
+        """The same tokenizer for a model that knows `num_rows` tokens.
+
+        Some text models come with the tokenizer of their siblings that read images, whose special tokens they lack.
+
+        Raises:
+            ValueError: an ordinary token is beyond what the model knows.
+        """
+        special = {i for i, token in self.inner.added_tokens_decoder.items() if token.special}
+        beyond = {i for i in self.inner.get_vocab().values() if i >= num_rows}
+        if beyond - special or any(i >= num_rows for i in (*self.stop_ids, *self.bos_ids)):
+            raise ValueError(
+                f"the tokenizer has {self.vocab_size} ids, config.json has vocab_size = {num_rows}; "
+                "take the tokenizer that the model was trained with"
+            )
+        return dataclasses.replace(self, num_rows=num_rows) if beyond else self
+
     def encode(self, text: str, bos: bool) -> list[int]:
         """Turns text into ids, without special tokens other than those written in it.
 
@@ -75,11 +94,19 @@ class Tokenizer:
         return self.encode_batch([text], bos)[0]
 
     def encode_batch(self, texts: Sequence[str], bos: bool) -> list[list[int]]:
-        """Encodes many texts; see `encode`."""
+        """Encodes many texts; see `encode`.
+
+        Raises:
+            ValueError: a text spells a special token that the model does not know.
+        """
         if not texts:
             return []
         before = list(self.bos_ids) if bos else []
-        return [before + ids for ids in self.inner(list(texts), add_special_tokens=False)["input_ids"]]
+        rows = [before + ids for ids in self.inner(list(texts), add_special_tokens=False)["input_ids"]]
+        if self.num_rows is not None and (odd := {i for ids in rows for i in ids if i >= self.num_rows}):
+            words = self.inner.convert_ids_to_tokens(sorted(odd))
+            raise ValueError(f"a text spells {words}, which this model does not know; take that out of prompt and question")
+        return rows
 
     def decode(self, ids: Sequence[int], specials: bool = False) -> str:
         """Turns ids into text; special tokens are left out unless asked for."""

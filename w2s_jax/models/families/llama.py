@@ -5,17 +5,19 @@ from typing import Any
 
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import names as name_tables
-from w2s_jax.models.families.fields import FLAG, NUMBER, WHOLE, Fields
+from w2s_jax.models.families.fields import FLAG, NUMBER, WHOLE, Fields, hf_scaling
 
-VERSION = "1"
+VERSION = "2"
 
 names = name_tables.llama_names
+canonical = name_tables.as_stored
 
 
 def sizes(fields: Fields) -> dict[str, Any]:
     """Reads what llama and its descendants write alike, and checks what none of them may ask for."""
     fields.only(
-        hidden_act=("silu",),
+        # In transformers one flag gives a bias to all four maps of attention; no released model of these families uses it.
+        attention_bias=(False,),
         attention_dropout=(0.0,),
         is_encoder_decoder=(False,),
         is_decoder=(False, True),
@@ -31,7 +33,6 @@ def sizes(fields: Fields) -> dict[str, Any]:
         num_kv_heads=fields.take("num_key_value_heads", WHOLE, num_heads),
         head_dim=fields.take("head_dim", WHOLE, width // num_heads),
         mlp_width=fields.take("intermediate_size", WHOLE),
-        rope_theta=fields.rope_theta(),
         norm_eps=fields.take("rms_norm_eps", NUMBER),
         tied=fields.take("tie_word_embeddings", FLAG, False),
         max_position=fields.take("max_position_embeddings", WHOLE),
@@ -39,8 +40,14 @@ def sizes(fields: Fields) -> dict[str, Any]:
     )
 
 
+def gates(fields: Fields) -> dict[str, Any]:
+    """Reads what only the closer descendants share: the MLP's activation and one rotation for all layers."""
+    fields.only(hidden_act=("silu",))
+    return fields.rope()
+
+
 def hf_sizes(config: DecoderConfig) -> dict[str, Any]:
-    """Writes what `sizes` reads, in the styles of transformers 4 and 5."""
+    """Writes what `sizes` reads."""
     return dict(
         model_type=config.family,
         vocab_size=config.vocab_size,
@@ -50,15 +57,20 @@ def hf_sizes(config: DecoderConfig) -> dict[str, Any]:
         num_key_value_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         intermediate_size=config.mlp_width,
-        hidden_act="silu",
-        rope_theta=config.rope_theta,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tied,
         max_position_embeddings=config.max_position,
         initializer_range=config.init_std,
+        attention_bias=False,
         attention_dropout=0.0,
     )
+
+
+def hf_gates(config: DecoderConfig) -> dict[str, Any]:
+    """Writes what `gates` reads, in the styles of transformers 4 and 5."""
+    scaling = hf_scaling(config.rope_scaling)
+    written = dict(hidden_act="silu", rope_theta=config.rope_theta, rope_parameters=scaling | {"rope_theta": config.rope_theta})
+    return written if config.rope_scaling is None else written | {"rope_scaling": scaling}
 
 
 def decoder_config(hf: Mapping[str, Any]) -> DecoderConfig:
@@ -69,13 +81,12 @@ def decoder_config(hf: Mapping[str, Any]) -> DecoderConfig:
     """
     fields = Fields(hf)
     fields.only(architectures=(["LlamaForCausalLM"],), pretraining_tp=(1,), rope_interleaved=(False,))
-    config = DecoderConfig(**sizes(fields), mlp_bias=fields.take("mlp_bias", FLAG, False), family="llama")
-    # In transformers one flag gives a bias to all four maps of attention; no released model of this family uses it.
-    fields.only(attention_bias=(False,))
+    mlp_bias = fields.take("mlp_bias", FLAG, False)
+    config = DecoderConfig(**sizes(fields), **gates(fields), mlp_bias=mlp_bias, family="llama")
     fields.close()
     return config
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
     """Writes a `config.json`, without token ids and dtype."""
-    return hf_sizes(config) | dict(architectures=["LlamaForCausalLM"], attention_bias=False, mlp_bias=config.mlp_bias)
+    return hf_sizes(config) | hf_gates(config) | dict(architectures=["LlamaForCausalLM"], mlp_bias=config.mlp_bias)

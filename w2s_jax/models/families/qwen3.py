@@ -8,9 +8,10 @@ from w2s_jax.models.families import llama, qwen2
 from w2s_jax.models.families import names as name_tables
 from w2s_jax.models.families.fields import WHOLE, Fields
 
-VERSION = "1"
+VERSION = "2"
 
 names = name_tables.llama_names
+canonical = name_tables.as_stored
 
 
 def decoder_config(hf: Mapping[str, Any]) -> DecoderConfig:
@@ -20,15 +21,16 @@ def decoder_config(hf: Mapping[str, Any]) -> DecoderConfig:
         ValueError: a field asks for something that the decoder does not compute, or is unknown.
     """
     fields = Fields(hf)
-    fields.only(architectures=(["Qwen3ForCausalLM"],), attention_bias=(False,))
-    qwen2.no_window(fields)
+    fields.only(architectures=(["Qwen3ForCausalLM"],))
+    sizes = llama.sizes(fields) | llama.gates(fields)
     # Absent, it is 128 in transformers whatever the width.
-    sizes = llama.sizes(fields) | {"head_dim": fields.take("head_dim", WHOLE, 128)}
-    config = DecoderConfig(**sizes, qk_norm=True, family="qwen3")
+    sizes["head_dim"] = fields.take("head_dim", WHOLE, 128)
+    config = DecoderConfig(**sizes, **qwen2.windowed(fields, sizes["num_layers"]), qk_norm=True, family="qwen3")
     fields.close()
     return config
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
     """Writes a `config.json`, without token ids and dtype."""
-    return llama.hf_sizes(config) | dict(architectures=["Qwen3ForCausalLM"], attention_bias=False, use_sliding_window=False)
+    written = llama.hf_sizes(config) | llama.hf_gates(config) | qwen2.hf_windowed(config)
+    return written | dict(architectures=["Qwen3ForCausalLM"])
