@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from w2s_jax import answering, features, metrics, plugins, recovery, scoring, selection
 from w2s_jax.models import hf_io, hub, sharding
-from w2s_jax.models.compute import Compute
+from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
 from w2s_jax.store import Ref, Store, Stored
@@ -78,18 +79,18 @@ class Run:
     store: Store
     log: Log
     prefix: str = ""
-    loaded: dict[Model, LM] = dataclasses.field(default_factory=dict, compare=False)
+    loaded: dict[tuple[Model, str], LM] = dataclasses.field(default_factory=dict, compare=False)
 
     def stage(self, name: str, fn: Callable[..., Any], /, *, label: str, **inputs: Any) -> Stored:
         """`Store.stage` under this run's label."""
         return self.store.stage(name, fn, label=self.prefix + label, **inputs)
 
-    def load(self, model: Model) -> LM:
-        """The model itself, on the mesh, in float32; the last one stays loaded, two never are."""
-        if model not in self.loaded:
+    def load(self, model: Model, dtype: str) -> LM:
+        """The model itself, on the mesh; the last one stays loaded, two never are."""
+        if (model, dtype) not in self.loaded:
             self.loaded.clear()
-            self.loaded[model] = hf_io.load(model.folder, mesh=self.mesh, dtype=np.float32, key=model.key)
-        return self.loaded[model]
+            self.loaded[model, dtype] = hf_io.load(model.folder, mesh=self.mesh, dtype=jnp.dtype(dtype), key=model.key)
+        return self.loaded[model, dtype]
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
@@ -260,8 +261,12 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
 # ---- What is asked for, checked before anything is computed ----------------------------------------------------------
 
 
-def check(config: ConfigDict) -> list[Row]:
+def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
     """The rows of the config's methods, once all that can be judged without data and weights has been.
+
+    Args:
+        config: of the run.
+        mesh: the devices to run on, if not those that are here.
 
     Raises:
         ValueError: an unknown method, plug-in, keyword, rule or back end, or a number out of range.
@@ -286,12 +291,19 @@ def check(config: ConfigDict) -> list[Row]:
         )
     plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
     plugins.resolve("task", config.tasks.name)
-    mesh = sharding.make_mesh(**config.mesh)
+    mesh = mesh or sharding.make_mesh(**config.mesh)
     for section in (config.teacher, config.student, *config.pretrain.values()):
         Compute(mesh, section.dtype, section.attention, section.remat)
         prompts.find_style(section.style)
-    for section in (config.teacher, config.student):
+    for who, section in (("teacher", config.teacher), ("student", config.student)):
         Shape(**section.shape)
+        if section.param_dtype not in DTYPES:
+            raise ValueError(f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config")
+    if config.student.param_dtype != "float32" and not config.student.training.lora_rank:
+        raise ValueError(
+            f"student.param_dtype={config.student.param_dtype!r} with student.training.lora_rank=0: parameters that are trained "
+            "are float32; set one of the two"
+        )
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
         Shape(**section.training.shape)
@@ -444,7 +456,7 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
 
     def fn(work, **inputs):
         features.observe(
-            run.load(teacher),
+            run.load(teacher, section.param_dtype),
             answered.value["rollout"],
             **asked_for,
             shape=Shape(**section.shape),
@@ -484,7 +496,7 @@ def answer(
         how |= {"num_samples": 1, "temperature": 0.0} if once else {}
 
     def fn(work, **inputs):
-        lm = run.load(model)
+        lm = run.load(model, section.param_dtype)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
         settings = {**how, "shape": shape, "compute": compute, "label": label}
         if run.task.interface == "choice":
@@ -645,7 +657,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
     objective = plugins.make("objective", word, **args)
 
     def fn(work, **inputs):
-        lm = run.load(student)
+        lm = run.load(student, section.param_dtype)
         taught = trainer.teach(
             lm,
             lesson,
@@ -755,7 +767,8 @@ def compute_of(run: Run, section: ConfigDict) -> Compute:
 
 def computing_of(run: Run, section: ConfigDict) -> dict[str, Any]:
     """What a store key must hold of how a model computes."""
-    return {**{name: section[name] for name in ("dtype", "attention", "remat")}, "mesh": run.config.mesh.to_dict()}
+    names = ("dtype", "param_dtype", "attention", "remat")
+    return {**{name: section[name] for name in names}, "mesh": run.config.mesh.to_dict()}
 
 
 def training_of(section: ConfigDict) -> trainer.Training:

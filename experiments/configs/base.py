@@ -91,7 +91,8 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.num_samples = 1  # free generation: answers to a question
     c.temperature = 0.0  # 0 = greedy
     c.max_new_tokens = 512
-    c.dtype = "float32"  # of activations; parameters are held in float32
+    c.dtype = "float32"  # of activations
+    c.param_dtype = "float32"  # of parameters in memory; bfloat16 halves them, where they are not trained themselves
     c.attention = "xla"  # xla, jax
     c.remat = "none"  # none, dots, full
     c.shape = shape(row_length=512, batch_rows=4, max_segments=16)  # of a pass without gradients

@@ -23,6 +23,7 @@ from etils import epath
 
 from w2s_jax.models import lora
 from w2s_jax.models.compute import Compute
+from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
 from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
@@ -96,6 +97,11 @@ class Training:
             raise ValueError(f"epochs={self.epochs}: allowed is a number above 0; change training.epochs in the config")
         learning_rate(self.lr, self.schedule, self.warmup_frac, 1)
 
+    @property
+    def lora_scale(self) -> float:
+        """The factor of the adapters, 0 where there are none."""
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -151,8 +157,28 @@ def train_step(
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def _moments(learnt, *, optimizer: Optimizer):
+def moments(learnt, *, optimizer: Optimizer):
+    """The optimizer's state before the first step."""
     return optimizer.build(0.0).init(learnt)
+
+
+def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Objective, training: Training) -> dict[str, Any]:
+    """What is learnt, before the first step: adapters, or a copy of the parameters, and the objective's own parameters."""
+    if training.lora_rank:
+        trained = lora.init(params, key_lora, training.lora_rank, training.lora_targets)
+    else:
+        trained = jax.tree.map(jnp.copy, params)
+    return {"model": trained, "own": objective.init(key_own)}
+
+
+def statics(compute: Compute, config: DecoderConfig, objective: Objective, training: Training) -> dict[str, Any]:
+    """The static arguments of `train_step`."""
+    return {
+        "model": compute.model(config, lora_scale=training.lora_scale),
+        "objective": objective,
+        "optimizer": training.optimizer,
+        "adapters": training.lora_rank > 0,
+    }
 
 
 def teach(
@@ -188,26 +214,15 @@ def teach(
         ValueError: the loss is NaN or infinite; an unknown schedule.
     """
     key_lora, key_own, key_plan = jax.random.split(key, 3)
-    adapters = training.lora_rank > 0
-    scale = training.lora_alpha / training.lora_rank if adapters else 0.0
-    static = {
-        "model": compute.model(lm.config, lora_scale=scale),
-        "objective": objective,
-        "optimizer": training.optimizer,
-        "adapters": adapters,
-    }
+    static = statics(compute, lm.config, objective, training)
+    adapters = static["adapters"]
     plan = objective.plan(lesson, encode, shape, key_plan)
     A = training.accumulation
     num_steps = max(1, round(training.epochs * plan.num_batches / A))
     rate = learning_rate(training.lr, training.schedule, training.warmup_frac, num_steps)
 
-    trained = (
-        lora.init(lm.params, key_lora, training.lora_rank, training.lora_targets)
-        if adapters
-        else jax.tree.map(jnp.copy, lm.params)
-    )
-    learnt = compute.place_params({"model": trained, "own": objective.init(key_own)})
-    state = TrainState(learnt, compute.place_params(_moments(learnt, optimizer=training.optimizer)))
+    learnt = compute.place_params(fresh(lm.params, key_lora, key_own, objective=objective, training=training))
+    state = TrainState(learnt, compute.place_params(moments(learnt, optimizer=training.optimizer)))
     frozen = lm.params if adapters else {}
     tokens_per_step = plan.num_tokens / plan.num_batches * A
 
@@ -238,7 +253,7 @@ def teach(
                 report()
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.learnt)):
         _refuse_nan(num_steps - 1, {"loss": float("nan"), "grad_norm": float("nan")}, training.lr)
-    params = lora.merge(lm.params, state.learnt["model"], scale) if adapters else state.learnt["model"]
+    params = lora.merge(lm.params, state.learnt["model"], training.lora_scale) if adapters else state.learnt["model"]
     return dataclasses.replace(lm, params=params, key="")
 
 
