@@ -122,7 +122,7 @@ def table(phases: list[dict]) -> list[str]:
             "yes" if phase["fits"] else "NO",
             scaled(phase["flops"], "", ("", "k", "M", "G", "T", "P"), 1000),
             size(phase["moved"]),
-            scaled(phase["roofline_s"] and phase["roofline_s"] * 1e6, " ", ("µs", "ms", "s"), 1000),
+            scaled(phase["roofline_s"] and phase["roofline_s"] * 1e9, " ", ("ns", "µs", "ms", "s"), 1000),
             f"{phase['wall_s']:.0f} s",
         )
         for phase in phases

@@ -99,8 +99,8 @@ def budget(phase: Phase, chip: Chip) -> Budget:
 def wanted(message: str) -> int:
     """The bytes that the TPU compiler says it would have needed; 0 if it does not say.
 
-    >>> wanted("the total memory required for HLO temporaries (20.94G) exceeds available HBM (15.75G)") / 2**30
-    20.94
+    >>> wanted("the total memory required for HLO temporaries (20.50G) exceeds available HBM (15.75G)") / 2**30
+    20.5
     """
     match = re.search(r"\(([\d.]+)([KMG])\) exceeds available", message) or re.search(r"[Uu]sed ([\d.]+)([KMG]) of", message)
     return int(float(match[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[match[2]]) if match else 0

@@ -32,6 +32,8 @@ FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncC
 SLICES = ("dynamic-slice", "slice", "gather")
 VIEWS = ("bitcast", "convert", "copy", "reshape", "transpose")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+CHAIN, CHAIN_END = "chain_id=", '"AsyncCollectiveDone"'
+"""A TPU spreads a collective over several fusions, of which each names it again; it counts in the last one."""
 
 Computations = Mapping[str, Mapping[str, "Instruction"]]
 
@@ -202,8 +204,10 @@ class Walk:
         kind = instruction.opcode
         if kind == "fusion":
             inside = instruction.called("calls")
+            ends = any(CHAIN_END in inner.attributes for inner in self.computations[inside].values())
             for inner in self.computations[inside].values():
-                yield from self._inside(inside, inner)
+                if ends or CHAIN not in inner.attributes:
+                    yield from self._inside(inside, inner)
         elif kind == "dot" or (kind == "custom-call" and "gemm" in instruction.attributes):
             yield 2.0 * math.prod(lengths(instruction.shape)) * self._terms(name, instruction), 0.0
         elif kind == "convolution":
@@ -242,7 +246,7 @@ class Walk:
                 min(size(self.computations[name][operand].shape), _read(self.computations, inside, numbered[place]))
                 for place, operand in enumerate(instruction.operands)
             )
-            return read + min(size(instruction.shape), _written(inside))
+            return read + _written(inside)
         read = sum(size(self.computations[name][operand].shape) for operand in instruction.operands)
         return read if kind.endswith("-start") else read + size(instruction.shape)
 
@@ -281,6 +285,8 @@ def _read(computations: Computations, inside: Mapping[str, Instruction], name: s
             total += math.prod(lengths(user.shape)) * _width(inside[name].shape)
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
             pass  # updated where it lies
+        elif (user.opcode == "tuple" and user.root) or CHAIN in user.attributes or CHAIN_END in user.attributes:
+            pass  # handed on
         elif user.opcode in VIEWS and not user.root:
             total += _read(computations, inside, user.name) * _width(inside[name].shape) / _width(user.shape)
         elif user.opcode == "fusion":
@@ -299,15 +305,19 @@ def _width(shape: str) -> float:
 
 
 def _written(inside: Mapping[str, Instruction]) -> float:
-    """Bytes that a fusion writes: of an array that it updates in place, the update; else no less than all."""
+    """Bytes that a fusion writes: its results, but of an array that it updates in place only the update."""
     root = next(i for i in inside.values() if i.root)
     results = [inside[operand] for operand in root.operands] if root.opcode == "tuple" else [root]
     total = 0.0
     for result in results:
+        shape = result.shape
         while result.opcode in VIEWS:
             result = inside[result.operands[0]]
-        update = inside[result.operands[1]] if result.opcode == "dynamic-update-slice" else result
-        total += math.inf if update is result and len(results) == 1 else math.prod(lengths(update.shape)) * _width(update.shape)
+        if result.opcode == "dynamic-update-slice":
+            update = inside[result.operands[1]].shape
+            total += min(size(shape), math.prod(lengths(update)) * _width(shape))
+        elif result.opcode != "parameter" and CHAIN not in result.attributes:
+            total += size(shape)
     return total
 
 
