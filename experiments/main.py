@@ -1,6 +1,8 @@
 """Runs an experiment: `python -m experiments.main [--config=experiments/configs/NAME.py[:ARG]] [--config.KEY=VALUE ...]`.
 
 Without flags it runs the quickstart. A finished run is served from its store; a killed one continues where it stopped.
+Several processes that are started with --coordinator, --num_processes and --process_id (or --distributed=auto) share one run;
+`launch/` starts them.
 """
 
 import difflib
@@ -10,11 +12,14 @@ import os
 import re
 import sys
 import time
+import traceback
+from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
+SECONDS_TO_SPEAK = 2.0
 QUICKSTART = os.path.join(os.path.dirname(__file__), "configs", "quickstart.py")
 # No default here: the library would read it, with every override on the command line, while this file is being imported.
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, its argument after a colon; by default the quickstart.")
@@ -22,23 +27,78 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the report and the met
 STORE = flags.DEFINE_string("store", None, "Folder of the artefacts, may be shared; by default <workdir>/store.")
 BACKEND = flags.DEFINE_enum("require_backend", None, ["cpu", "gpu", "tpu"], "Refuse to run on anything else.")
 TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error arose.")
+DISTRIBUTED = flags.DEFINE_enum("distributed", "off", ["off", "auto"], "auto: JAX finds the other processes (TPU slices).")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where several processes share the run.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.")
+LOCAL_DEVICE = flags.DEFINE_integer("local_device", None, "With --coordinator: the one GPU of this host to use, else all.")
 WANDB = flags.DEFINE_bool("wandb", False, "Log to Weights & Biases too (pip install 'w2s_jax[wandb]').")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"{argv[1]!r} is no flag; settings are written --config.key=value")
+    workdir, store = folders(CONFIG.value)
+    guard(lambda: run(CONFIG.value, workdir=workdir, store=store, wandb=WANDB.value))
+
+
+def guard(work: Callable[[], object]) -> None:
+    """Joins the other processes, if any, checks the back end and does the work; what a user can mend is one message."""
+    several = DISTRIBUTED.value == "auto" or bool(COORDINATOR.value)
+    quiet_libraries()
     try:
-        workdir, store = folders(CONFIG.value)
-        run(CONFIG.value, workdir=workdir, store=store, require_backend=BACKEND.value, wandb=WANDB.value)
-    except (ValueError, OSError) as error:
-        if TRACEBACK.value:
-            raise
-        sys.exit(f"error: {error}\n(--traceback shows where)")
+        if several:
+            from w2s_jax import processes
+
+            keep_table_apart()
+            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, LOCAL_DEVICE.value)
+        check_backend(BACKEND.value)
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        plain = isinstance(error, ValueError | OSError) and not TRACEBACK.value
+        message = f"error: {error}\n(--traceback shows where)"
+        if several:
+            leave(message if plain else traceback.format_exc())
+        if plain:
+            sys.exit(message)
+        raise
 
 
-def run(config: ConfigDict, *, workdir: str, store: str, require_backend: str | None = None, wandb: bool = False) -> str:
-    """Runs every seed of a config and writes the report; returns the report's folder.
+def keep_table_apart() -> None:
+    """What libraries below Python write to standard output (gloo greets its peers there) goes to standard error instead."""
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
+def leave(message: str) -> None:
+    """Ends one of several processes: at once, as an orderly end would wait for the others, which wait for this one."""
+    print(message, file=sys.stderr, flush=True)
+    if PROCESS_ID.value == 0:
+        time.sleep(SECONDS_TO_SPEAK)  # its end ends the others, who may have found the same fault and want to say so
+    os._exit(1)
+
+
+def check_backend(wanted: str | None) -> None:
+    """Refuses to compute elsewhere than asked.
+
+    Raises:
+        ValueError: JAX found other devices, or none.
+    """
+    import jax
+
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        raise ValueError(f"JAX found no device to compute on: {error}") from error
+    if wanted and found != wanted:
+        raise ValueError(
+            f"--require_backend={wanted}, but JAX found {found} only; python -m experiments.doctor "
+            f"--require_backend={wanted} says what to install, or drop the flag"
+        )
+
+
+def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) -> str:
+    """Runs every seed of a config and writes the report; returns the report's folder. With several processes the first writes.
 
     Raises:
         ValueError: whatever is wrong with the config, its data, its models or its folders, in one message.
@@ -46,33 +106,36 @@ def run(config: ConfigDict, *, workdir: str, store: str, require_backend: str | 
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import pipeline, recovery, report
+    from w2s_jax import pipeline, processes, recovery, report
 
     began = time.monotonic()
     artefacts = open_store(store, workdir)
-    if require_backend and jax.default_backend() != require_backend:
-        raise ValueError(
-            f"--require_backend={require_backend}, but JAX found {jax.default_backend()} only; "
-            "install w2s_jax[cuda] or w2s_jax[tpu], or drop the flag"
-        )
-    say(f"{config.name}: {jax.device_count()} {jax.default_backend()} device(s), jax {jax.__version__}, workdir {workdir}")
-    writer = Writer(workdir, wandb=start_wandb(config) if wandb else None)
+    hosts = f" in {jax.process_count()} processes" if processes.several() else ""
+    devices = f"{jax.device_count()} {jax.default_backend()} device(s){hosts}"
+    artefacts.log(f"{config.name}: {devices}, jax {jax.__version__}, workdir {workdir}")
+    writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials = []
     pipeline.check(config)
     for seed in config.seeds:
-        one = pipeline.Run(config, seed, artefacts, writer, prefix=f"seed {seed} " if len(config.seeds) > 1 else "")
+        one = pipeline.Run(
+            config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else ""
+        )
         one.task  # noqa: B018  a bad row is said before a model is fetched
         teacher, student = (pipeline.find_model(one, word) for word in (config.teacher.model, config.student.model))
         trials.append(pipeline.link(one, teacher, student))
+    folder = os.path.join(workdir, "report")
+    if writer is None:
+        processes.barrier("report written")
+        return folder
     writer.close()
     artefacts.forget_unused_labels()
     rows = [row for trial in trials for row in recovery.recover(trial)]
     summary = recovery.summarise(trials, margin=config.recover.margin, alpha=config.recover.alpha)
-    folder = os.path.join(workdir, "report")
     report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, context={"config": config.to_yaml()})
     link_results(workdir, store)
     print(report.terminal_table(rows, summary))
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s)")
+    processes.barrier("report written")
     return folder
 
 
@@ -92,10 +155,10 @@ def open_store(store: str, workdir: str):
     """The store, with compiled programs kept beside its artefacts (a set JAX_COMPILATION_CACHE_DIR wins)."""
     import jax
 
+    from w2s_jax import processes
     from w2s_jax.store import Store
 
-    quiet_libraries()
-    opened = Store(store, workdir=workdir, log=say)
+    opened = Store(store, workdir=workdir, log=say if processes.is_first() else keep_silent)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(store, "xla")))
     return opened
@@ -106,22 +169,30 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def keep_silent(*said) -> None:
+    """What the processes but the first do with log lines and metrics."""
+
+
 def link_results(workdir: str, store: str) -> None:
-    """Makes what outlives the run easy to find: links <workdir>/student/<method> and <workdir>/trust/<method>."""
+    """Makes what outlives the run easy to find: links <workdir>/{student,adapter,trust}/<method>."""
     if "://" in workdir or "://" in store:
         return  # object stores have no links; runs.json names the folders
     with open(os.path.join(workdir, "runs.json"), encoding="utf-8") as file:
         artefacts = json.load(file)
-    for stage, kind, inside in (("teach", "student", "model"), ("calibrate", "trust", "trust")):
+    for stage, kind, inside in (
+        ("teach", "student", "model"),
+        ("teach", "adapter", "adapter"),
+        ("calibrate", "trust", "trust"),
+    ):
         folder = os.path.join(workdir, kind)
-        os.makedirs(folder, exist_ok=True)
-        for old in os.listdir(folder):
+        for old in os.listdir(folder) if os.path.isdir(folder) else ():
             if os.path.islink(os.path.join(folder, old)):
                 os.unlink(os.path.join(folder, old))
         for label, artefact in artefacts.items():
             *seed, made_by, method = label.split(" ")
-            if made_by == stage:
+            if made_by == stage and os.path.isdir(os.path.join(store, artefact, inside)):
                 target = os.path.relpath(os.path.join(store, artefact, inside), folder)
+                os.makedirs(folder, exist_ok=True)
                 os.symlink(target, os.path.join(folder, "_".join(["".join(seed), method] if seed else [method])))
 
 

@@ -31,12 +31,7 @@ def main(argv: list[str]) -> None:
     config.teacher.model = TEACHER.value or config.teacher.model
     if TASK.value and TASK.value != config.tasks.name:
         config.tasks = ConfigDict({"name": TASK.value, **base.keywords("task", TASK.value)})
-    try:
-        score(config)
-    except (ValueError, OSError) as error:
-        if cli.TRACEBACK.value:
-            raise
-        sys.exit(f"error: {error}\n(--traceback shows where)")
+    cli.guard(lambda: score(config))
 
 
 def score(config) -> None:
@@ -45,11 +40,13 @@ def score(config) -> None:
     Raises:
         ValueError: whatever the trust function, the task or the teacher is refused for.
     """
-    from w2s_jax import pipeline
+    from w2s_jax import pipeline, processes
 
     workdir, store = cli.folders(config)
     run = pipeline.Run(config, config.seeds[0], cli.open_store(store, workdir), lambda *metrics: None)
     answers, scores = pipeline.judge(run, pipeline.find_model(run, config.teacher.model), TRUST.value, role=ROLE.value)
+    if not processes.is_first():
+        return
     lines = (
         json.dumps({"id": i, "answer": final, "score": round(float(s), 6)}, ensure_ascii=False) + "\n"
         for i, final, s in zip(answers.question_id, answers.final, scores, strict=True)

@@ -23,7 +23,7 @@ GOLDEN = ROOT / "tests" / "golden" / "code_versions.json"
 
 TIERS = (  # a file imports from tiers above its own only; files and folders of one tier ignore each other
     ("types",),  # L0
-    ("codec", "files"),
+    ("codec", "files", "processes"),
     ("metrics", "store", "plugins", "packing", "progress"),  # L1
     ("tasks", "models", "comparison"),  # L2
     ("sampling", "features", "recovery"),  # L3

@@ -46,6 +46,21 @@ def test_a_mistyped_flag_is_one_screen_that_names_what_exists(flags, expected):
     assert "Traceback" not in said and len(said.splitlines()) < 40
 
 
+@pytest.mark.parametrize(
+    "flags, platforms, expected",
+    [
+        (["--require_backend=gpu"], "cpu", "--require_backend=gpu, but JAX found cpu only; python -m experiments.doctor --require_backend=gpu"),
+        ([], "tpu", "JAX found no device to compute on"),
+        (["--coordinator=localhost:1", "--num_processes=2"], "cpu", "--coordinator=localhost:1 needs --process_id too"),
+    ],
+)
+def test_it_never_computes_elsewhere_than_asked(flags, platforms, expected, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    code, said = command(*flags, f"--workdir={tmp_path / 'run'}")
+    assert code == 1 and expected in said and "Traceback" not in said, said
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_and_configs_load_no_jax():
     """Which is what keeps `--help` below two seconds."""
     code = (

@@ -21,9 +21,20 @@ def test_every_row_stands_in_one_bin_that_holds_it(length, max_segments):
     assert all(length[b].sum() <= 20 and len(b) <= max_segments for b in bins)
 
 
-def test_short_rows_share_a_device_row():
+def test_short_rows_share_a_device_row_and_equal_ones_keep_their_order():
     bins = packing.pack(np.full(8, 5), Shape(row_length=20, batch_rows=2, max_segments=8))
-    assert len(bins) == 2
+    assert [b.tolist() for b in bins] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_row_goes_where_the_least_room_is_left():
+    bins = packing.pack(np.array([3, 7, 6, 2]), Shape(row_length=10, batch_rows=2, max_segments=8))
+    assert [b.tolist() for b in bins] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("name", ["row_length", "batch_rows", "max_segments"])
+def test_a_shape_without_room_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0: allowed is 1 or more; change the shape section"):
+        Shape(**{"row_length": 8, "batch_rows": 1, "max_segments": 4} | {name: 0})
 
 
 def test_a_row_longer_than_the_device_row_is_refused_with_the_line_to_change():
@@ -32,14 +43,14 @@ def test_a_row_longer_than_the_device_row_is_refused_with_the_line_to_change():
 
 
 def test_layout_has_segments_positions_weights_and_probes():
-    token = Ragged.of([[5, 6, 7], [8, 9]], np.int32)
+    token = Ragged.of([[5, 6, 7], [1], [8, 9]], np.int32)
     batch = packing.lay_out(
         token,
-        [np.array([0, 1])],
+        [np.array([0, 2])],
         Shape(6, 2, 3),
-        probe=np.array([2, 0]),
-        weight=Ragged.of([[0, 1, 1], [0, 0.5]], np.float32),
-        extra={"e": np.array([[10], [11]], np.int32)},
+        probe=np.array([2, 0, 0]),
+        weight=Ragged.of([[0, 1, 1], [7], [0, 0.5]], np.float32),
+        extra={"e": np.array([[10], [99], [11]], np.int32)},
     )
     assert batch.token.tolist() == [[5, 6, 7, 8, 9, 0], [0] * 6]
     assert batch.segment.tolist() == [[1, 1, 1, 2, 2, 0], [0] * 6]
@@ -70,9 +81,9 @@ def test_sweep_with_probe_gathers_one_result_for_each_row():
     token = Ragged.of([[1, 2], [3], [4, 5, 6]], np.int32)
 
     def program(batch):
-        return np.take_along_axis(batch.token, batch.probe, axis=1)
+        return np.take_along_axis(batch.token, batch.probe, axis=1) + batch.extra["more"]
 
-    found = {}
-    for rows, values, _ in packing.sweep(program, token, Shape(4, 1, 3), probe=token.length - 1):
+    found, more = {}, np.array([100, 200, 300])
+    for rows, values, _ in packing.sweep(program, token, Shape(4, 1, 3), probe=token.length - 1, extra={"more": more}):
         found |= dict(zip(rows.tolist(), values, strict=True))
-    assert found == {0: 2, 1: 3, 2: 6}
+    assert found == {0: 102, 1: 203, 2: 306}

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,6 @@ from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
 from w2s_jax.store import Store
-from w2s_jax.tasks import roles
-from w2s_jax.types import Question
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -146,20 +145,6 @@ def test_gold_that_arrives_through_another_methods_scores_is_marked_too():
     assert pipeline.uses_target_gold(pipeline.check(config)) == {"oracle", "shuffled"}
 
 
-def test_repeated_ids_are_refused():
-    one = Question("1", "t", "What?", ("a", "b"))
-    with pytest.raises(ValueError, match="the test role has two questions with the id '1'"):
-        roles.refuse_repeats("test", (one, one))
-
-
-@pytest.mark.parametrize("same", ["id", "text"])
-def test_overlapping_roles_are_refused(same):
-    one = Question("1", "t", "What?", ("a", "b"))
-    other = Question("1" if same == "id" else "2", "t", "Why?" if same == "id" else "What?", ("b", "a"))
-    with pytest.raises(ValueError, match=f"stands in source and in test .the same {same}."):
-        roles.refuse_overlap(source=(one,), test=(other,))
-
-
 def write_fork(folder):
     """A trust head in a file of its own, `my_fork.norm`."""
     (folder / "my_fork").mkdir()
@@ -214,6 +199,32 @@ def test_a_fitted_head_is_used_again(finished, tmp_path):
     run(workdir, config)
     assert folder("calibrate ntf") != fitted
     np.testing.assert_array_equal(np.load(folder("trust ntf") / "value.0.npy"), scores)
+
+
+def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(finished, tmp_path):
+    config, store = toy.get_config(), finished[0] / "store"
+    config.methods = ("naive",)
+    config.student.training.lora_rank = 2
+    main.run(config, workdir=str(tmp_path), store=str(store))
+    one = pipeline.Run(config, 0, Store(store, log=lambda line: None), lambda *a: None)
+    base, merged, adapted = (
+        pipeline.find_model(one, str(word))
+        for word in ("pretrain:strong", tmp_path / "student" / "naive", tmp_path / "adapter" / "naive")
+    )
+    assert (adapted.name, adapted.folder, len({base.key, merged.key, adapted.key})) == ("naive", base.folder, 3)
+    want, start = one.load(merged).params, one.load(base).params
+    same = jax.tree.map(np.array_equal, one.load(adapted).params, want)
+    assert all(jax.tree.leaves(same)) and not all(jax.tree.leaves(jax.tree.map(np.array_equal, start, want)))
+
+    other = shutil.copytree(tmp_path / "adapter" / "naive", tmp_path / "other")
+    file = other / "adapter_config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"lora_alpha": 32', '"lora_alpha": 16'))
+    assert pipeline.find_model(one, str(other)).key != adapted.key
+    for word, said in ((adapted.adapter, "is an adapter itself"), ("/nowhere", "'/nowhere' is no directory here")):
+        file.write_text(text.replace(base.folder, word))
+        with pytest.raises(ValueError, match=f"{said}(.|\n)*base_model_name_or_path of {file}: correct it there"):
+            pipeline.find_model(one, str(other))
 
 
 def test_the_report_is_the_same_bytes_from_another_store(finished, tmp_path):

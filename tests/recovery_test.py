@@ -8,7 +8,7 @@ import pytest
 from w2s_jax import recovery
 from w2s_jax.metrics import Undefined
 from w2s_jax.recovery import Trial
-from w2s_jax.types import Score
+from w2s_jax.types import Audit, Score
 
 TESTS = ("arc_easy", "sciq")
 
@@ -52,6 +52,8 @@ def test_published_recoveries_come_out():
     assert round(recovery.recovery(0.750, base=0.691, gt=0.748), 3) == 1.035
     with pytest.raises(Undefined, match="not above zero"):
         recovery.recovery(0.7, base=0.7, gt=0.7)
+    with pytest.raises(Undefined, match="gold - teacher is 0.000: not above zero"):
+        recovery.pgr(0.7, teacher=0.7, gt=0.7)
 
 
 def test_rows_are_methods_by_test_sets_and_their_mean():
@@ -60,6 +62,10 @@ def test_rows_are_methods_by_test_sets_and_their_mean():
     assert [(r.method, r.test) for r in rows] == [(m, t) for m in ("naive", "ntf", "gold") for t in (*TESTS, "mean")]
     ntf = {r.test: r for r in rows if r.method == "ntf"}
     assert ntf["mean"].accuracy == pytest.approx((ntf["arc_easy"].accuracy + ntf["sciq"].accuracy) / 2)
+    for name, score in {"accuracy": trial.trained["ntf"], "base": trial.base, "teacher_accuracy": trial.weak}.items():
+        for test in TESTS:
+            right = [c for c, t in zip(score.correct, score.test, strict=True) if t == test]
+            assert getattr(ntf[test], name) == pytest.approx(np.mean(right)) and ntf[test].n_test == 1000
     for row in ntf.values():
         assert row.recovery == pytest.approx(recovery.recovery(row.accuracy, row.base, row.gt))
         assert row.pgr == pytest.approx(recovery.pgr(row.accuracy, row.teacher_accuracy, row.gt))
@@ -67,6 +73,72 @@ def test_rows_are_methods_by_test_sets_and_their_mean():
     assert [r.uses_target_gold for r in rows] == [False] * 6 + [True] * 3
     gold = [r for r in rows if r.method == "gold"]
     assert {(r.recovery, r.recovery_lo, r.recovery_hi) for r in gold} == {(1.0, 1.0, 1.0)}
+
+
+def test_a_tests_interval_is_clustered_by_that_tests_groups():
+    """One set's questions are groups of their own, the other's come in fifties that are all right or all wrong."""
+    ease = np.repeat(np.random.default_rng(0).random(20), 50)
+    score = Score(
+        tuple(f"q{i}" for i in range(2000)),
+        (*("",) * 1000, *(f"g{i // 50}" for i in range(1000))),
+        ("single",) * 1000 + ("clustered",) * 1000,
+        np.r_[np.random.default_rng(1).random(1000), ease] < 0.6,
+    )
+    (found,) = recovery.summarise([dataclasses.replace(_trial(), trained={"ntf": score}, base=score, weak=score)])
+    width = {test: part["hi"] - part["lo"] for test, part in found.by_test.items()}
+    assert width["clustered"] > 4 * width["single"]
+
+
+def _audit(value: float, reason: str = "") -> Audit:
+    none = np.zeros((0, 3))
+    return Audit(value, value / 2, value / 4, value / 8, none, none, none, reason)
+
+
+def test_a_row_carries_its_own_methods_audit_count_and_mark():
+    trial = _trial(
+        n_selected={"naive": 10, "ntf": 20, "gold": 30},
+        audits={"naive": _audit(0.5), "ntf": _audit(0.9, "no AUC today")},
+        uses_target_gold=frozenset({"ntf"}),
+    )
+    rows = {r.method: r for r in recovery.recover(trial) if r.test == "mean"}
+    found = {m: (r.n_selected, r.auc, r.ece, r.brier, r.purity, r.uses_target_gold, r.reason) for m, r in rows.items()}
+    assert found == {
+        "naive": (10, 0.5, 0.25, 0.125, 0.0625, False, ""),
+        "ntf": (20, 0.9, 0.45, 0.225, 0.1125, True, "no AUC today"),
+        "gold": (30, None, None, None, None, False, ""),
+    }
+
+
+def test_a_summary_takes_medians_over_the_seeds_that_have_the_method_and_says_every_reason():
+    trials = [
+        _trial(seed, n_selected={"ntf": n}, audits={"ntf": _audit(auc, reason)}, accuracies={"ntf": accuracy, "gold": 0.8})
+        for seed, n, auc, reason, accuracy in ((0, 10, 0.1, "one", 0.64), (1, 20, 0.2, "two", 0.7), (2, 90, 0.9, "two", 0.72))
+    ]
+    marked = dataclasses.replace(_trial(3, accuracies={"gold": 0.8}), n_selected={}, audits={})
+    trials[1] = dataclasses.replace(trials[1], uses_target_gold=frozenset({"ntf", "gold"}))
+    ntf, gold = recovery.summarise([*trials, marked])
+    assert (ntf.method, ntf.seeds, gold.method, gold.seeds) == ("ntf", 3, "gold", 4)
+    assert (ntf.n_selected, ntf.auc, ntf.uses_target_gold, ntf.reason) == (20, 0.2, True, "one; two")
+    alone = [recovery.summarise([trial])[0] for trial in trials]
+    assert ntf.recovery_median == sorted(one.recovery for one in alone)[1] != ntf.recovery
+    assert ntf.pgr_median == sorted(one.pgr_median for one in alone)[1]
+
+
+def test_a_seed_that_was_not_scored_leaves_its_method_without_a_number():
+    summary = {s.method: s for s in recovery.summarise([_trial(0), _trial(1, trained={"ntf": None})])}
+    assert summary["ntf"].accuracy is None and summary["ntf"].seeds == 2 and summary["naive"].accuracy is not None
+
+
+def test_a_model_that_was_not_scored_is_named_where_its_ratio_would_stand():
+    unscored = dataclasses.replace(_trial(), base=None)
+    (row,) = (r for r in recovery.recover(unscored) if r.method == "ntf" and r.test == "mean")
+    assert row.recovery is None and row.pgr is not None and row.reason == "the base was not scored"
+
+
+def test_an_interval_of_an_accuracy_stays_within_its_bounds():
+    sure = Score(("a", "b", "c"), ("",) * 3, ("t",) * 3, np.array([True, True, False]))
+    (found,) = recovery.summarise([dataclasses.replace(_trial(), trained={"ntf": sure}, base=sure, weak=sure)])
+    assert found.accuracy_lo == 0 and found.accuracy_hi == 1
 
 
 def test_questions_are_paired_by_id_not_by_place():
@@ -114,8 +186,18 @@ def test_verdicts_tell_gold_quality_from_naive():
     ntf = summary["ntf"]
     assert ntf.seeds == 5 and len(ntf.mcnemar_p) == len(ntf.tost_p) == 5
     assert ntf.difference == pytest.approx(ntf.accuracy - ntf.gt)
+    assert ntf.difference_lo < ntf.difference < ntf.difference_hi
     assert ntf.recovery == pytest.approx((ntf.accuracy - ntf.base) / (ntf.gt - ntf.base))
     assert ntf.by_test["mean"]["accuracy"] == ntf.accuracy and list(ntf.by_test) == [*TESTS, "mean"]
+
+
+def test_margin_and_level_are_the_callers():
+    trials = [_trial(seed) for seed in range(3)]
+    usual, lenient, strict = (
+        {s.method: s for s in recovery.summarise(trials, **kw)}["naive"] for kw in ({}, {"margin": 0.3}, {"alpha": 1e-9})
+    )
+    assert (usual.verdict, lenient.verdict, strict.verdict) == ("lossy", "near-lossless", "undetermined")
+    assert (usual.margin, lenient.margin) == (0.02, 0.3)
 
 
 def test_one_seed_is_summed_up_by_its_own_row():

@@ -17,6 +17,7 @@ def test_top_n_takes_the_most_trusted_and_keeps_the_order_of_rows():
     assert found.row.tolist() == [1, 3]
     assert found.answers.question_id == ("b", "d")
     assert found.weight.tolist() == [1, 1]
+    assert found.score.tolist() == pytest.approx([0.1, 0.9, 0.5, 0.8])  # of all rows, for the audit
     assert found.origin == ("weak", "weak")
 
 
@@ -31,11 +32,27 @@ def test_a_question_gives_its_best_row_only():
     assert found.row.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(("share", "n"), [(0.01, 1), (0.5, 4), (0.68, 5), (1.0, 7)])
+def test_a_fraction_is_rounded_and_gives_one_question_at_least(share, n):
+    assert len(selection.fraction(np.ones(7), answers("abcdefg"), fraction=share).row) == n
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01])
+def test_a_fraction_outside_the_pool_is_refused(share):
+    with pytest.raises(ValueError, match=rf"select.fraction={share}: allowed is \(0, 1\]; change select.fraction"):
+        selection.fraction(np.ones(4), answers(), fraction=share)
+
+
 def test_a_row_without_an_answer_is_never_selected_and_never_counted():
     unanswered = answers("abcd", ["x", "", "x", "x"])
     assert 1 not in selection.fraction(np.array([0.1, 0.9, 0.5, 0.8]), unanswered, fraction=1.0).row
     with pytest.raises(ValueError, match="select.n=4: the target has 3 answered questions"):
         selection.top_n(np.ones(4), unanswered, n=4)
+
+
+def test_what_was_written_is_no_answer_and_an_unanswered_sample_leaves_its_question_to_the_others():
+    found = Answers(tuple("aab"), ("well", "x", "y"), ("", "x", "y"))
+    assert selection.top_n(np.array([0.9, 0.2, 0.5]), found, n=2).row.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("n", [0, -1, 5])
@@ -46,7 +63,8 @@ def test_n_outside_the_pool_is_refused(n):
 
 def test_threshold_keeps_all_at_or_above_it_and_refuses_an_empty_choice():
     score = np.array([0.1, 0.9, 0.5, 0.8])
-    assert selection.threshold(score, answers(), threshold=0.8).row.tolist() == [1, 3]
+    found = selection.threshold(score, answers(), threshold=0.8)
+    assert found.row.tolist() == [1, 3] and found.weight.tolist() == [1, 1]
     with pytest.raises(ValueError, match="no row reaches it .the best score is 0.900."):
         selection.threshold(score, answers(), threshold=0.95)
 
@@ -54,3 +72,7 @@ def test_threshold_keeps_all_at_or_above_it_and_refuses_an_empty_choice():
 def test_weights_are_the_scores():
     found = selection.weights(np.array([0.25, 1.0, 0.5, 0.0], np.float32), answers())
     assert found.weight.tolist() == [0.25, 1.0, 0.5, 0.0]
+
+
+def test_a_rules_word_is_the_name_of_its_function():
+    assert {word: rule.__name__ for word, rule in selection.RULES.items()} == {word: word for word in selection.RULES}

@@ -1,11 +1,13 @@
 """Trust functions: probabilities, equivariant, saved and loaded, and honest about what they cannot do."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from w2s_jax import metrics, plugins
-from w2s_jax.trust import artefact, neural
+from w2s_jax.trust import artefact, confidence, neural
 from w2s_jax.types import Answers, Evidence
 
 KEY = jax.random.key(0)
@@ -177,7 +179,266 @@ def test_random_and_shuffled_choose_different_rows_under_one_key(fitted):
     assert (order[0] != order[1]).any()
 
 
+def test_a_draw_is_uniform_and_each_answers_own():
+    evidence, correct = world(rows=2000)
+    score = [
+        plugins.make("trust", "controls", kind="random").fit(evidence, correct, jax.random.key(k)).score(evidence)
+        for k in (0, 1)
+    ]
+    assert abs(np.sort(score[0]) - np.linspace(0, 1, 2000)).max() < 0.04  # Kolmogorov-Smirnov, p = .003
+    assert abs(np.corrcoef(*score)[0, 1]) < 0.1
+    drawn = plugins.make("trust", "controls", kind="random").fit(evidence, correct, KEY)
+    answers = Answers(("q0", "q0", "q1"), ("yes", "no", "yes"), ("yes", "no", "yes"))
+    assert len(set(drawn.score(Evidence(answers, np.zeros((3, 1, 1)))).tolist())) == 3
+
+
+def test_the_constant_is_the_share_of_right_source_labels_and_the_oracle_is_right(fitted):
+    _, correct = world()
+    evidence, truth = world(seed=1)
+    np.testing.assert_allclose(fitted["constant"].score(evidence), correct.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(fitted["oracle"].score(evidence), truth)
+
+
+def test_a_control_says_what_it_needs():
+    needs = {kind: plugins.make("trust", "controls", kind=kind, of="other").needs for kind in ("random", "shuffled", "oracle")}
+    assert needs == {"random": set(), "shuffled": {"score/other"}, "oracle": {"correct"}}
+
+
+@pytest.mark.parametrize("span, name", confidence.SPANS.items())
+def test_confidence_is_the_probability_of_the_span_it_is_asked_for(span, name):
+    logp = {"answer_logp": np.log([0.5, 0.25]), "completion_logp": np.array([-np.inf, 1e-7])}  # rounding can exceed 0
+    trust = plugins.make("trust", "confidence", span=span)
+    score = trust.score(Evidence(Answers(*[("a", "b")] * 3), np.zeros((2, 1, 1)), logp))
+    assert trust.needs == {name} and name == {"final": "answer_logp", "completion": "completion_logp"}[span]
+    np.testing.assert_array_equal(score, {"final": np.float32([0.5, 0.25]), "completion": [0, 1]}[span])
+
+
+def test_an_unknown_span_is_refused():
+    with pytest.raises(ValueError, match="span='answer': allowed are final, completion"):
+        confidence.make(span="answer")
+
+
 @pytest.mark.parametrize("args, message", [({"kind": "lucky"}, "allowed are random"), ({"kind": "shuffled"}, "needs of=")])
 def test_unknown_controls_are_refused(args, message):
     with pytest.raises(ValueError, match=message):
         plugins.make("trust", "controls", **args)
+
+
+# the head
+
+
+def by_hand(params, x, scales):
+    """The head's logits f[R] in plain numpy; `scales` f[blocks, R or 1] multiply the blocks' branches."""
+
+    def normed(h, name):
+        return h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6) * params[name]["scale"]
+
+    h = x @ params["input"]["kernel"] + params["input"]["bias"]
+    for b, scale in enumerate(scales):
+        inner = normed(h, f"norm{b}")
+        gate = inner @ params[f"gate{b}"]["kernel"]
+        inner = gate / (1 + np.exp(-gate)) * (inner @ params[f"up{b}"]["kernel"])
+        h = h + np.reshape(scale, (-1, 1)) * (inner @ params[f"down{b}"]["kernel"])
+    return (normed(h, "norm") @ params["output"]["kernel"] + params["output"]["bias"])[:, 0]
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A head of three blocks with random parameters (scales too), and its input."""
+    head, x = neural.Head(width=8, blocks=3, expansion=2), np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    params = head.init(KEY, x)["params"]
+    params = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape).astype(np.float32), params)
+    return head, params, x
+
+
+def test_the_head_is_a_residual_swiglu_mlp_with_rms_norms(deep):
+    head, params, x = deep
+    np.testing.assert_allclose(head.apply({"params": params}, x), by_hand(params, x, np.ones((3, 1))), rtol=1e-4, atol=1e-4)
+
+
+def test_drop_path_drops_a_rows_whole_branch_more_often_the_deeper_it_is_and_rescales_the_rest(deep):
+    head, params, x = deep
+    found = np.asarray(head.apply({"params": params}, x, 0.0, 0.8, KEY))
+    states = [(1.0, second, third) for second in (0.0, 1 / 0.6) for third in (0.0, 1 / 0.2)]
+    logits = np.stack([by_hand(params, x, np.reshape(state, (3, 1))) for state in states])
+    assert np.isclose(logits, found, rtol=1e-3, atol=1e-3).any(0).all()
+    share = np.bincount(abs(logits - found).argmin(0), minlength=4) / len(x)
+    np.testing.assert_allclose(share, [0.4 * 0.8, 0.4 * 0.2, 0.6 * 0.8, 0.6 * 0.2], atol=0.07)  # independent of each other
+
+
+def test_dropout_drops_units_and_keeps_their_mean(deep):
+    head, params, x = deep
+    same = np.repeat(x[:1], 400, 0)
+    found = np.asarray(head.apply({"params": params}, same, 0.5, 0.0, KEY))
+    assert len(set(found.tolist())) > 390
+    dropped = np.asarray(neural._drop(jnp.ones((200, 50)), 0.2, KEY, (200, 50)))
+    assert set(np.unique(dropped)) == {0, np.float32(1.25)} and abs(dropped.mean() - 1) < 0.02
+
+
+# its training
+
+SMOOTH = dict(lr=3e-3, weight_decay=0.0, dropout=0.0, drop_path=0.0, class_weight=1.0)
+PLAIN = neural.Head(width=8, blocks=2, expansion=2)
+
+
+def train(x, correct, x_val, correct_val, mask=None, epochs=30, batch_rows=1000, **hyper):
+    """`neural.train`; calls with as many rows share one program."""
+    hyper = neural.Hyper(**{name: jnp.float32(value) for name, value in (SMOOTH | hyper).items()})
+    mask = np.ones(len(x), np.float32) if mask is None else np.float32(mask)
+    arrays = (np.float32(x), np.float32(correct), mask, np.float32(x_val), np.float32(correct_val))
+    return neural.train(*arrays, hyper, KEY, head=PLAIN, epochs=epochs, batch_rows=batch_rows)
+
+
+def probability(state, x):
+    return np.asarray(neural._probability(state, np.float32(x), head=PLAIN))
+
+
+def numbers(rows=200, share=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    correct = rng.random(rows) < share
+    return rng.normal(size=(rows, 4)) + correct[:, None] * [1, 0, 0, 0], correct
+
+
+def test_a_masked_row_is_as_if_it_were_not_there():
+    (x, correct), val = numbers(), numbers(seed=1)
+    hidden = np.arange(200) < 80
+    other, wrong = np.where(hidden[:, None], 9.0, x), np.where(hidden, True, correct)
+    found, again = train(x, correct, *val, mask=~hidden), train(other, wrong, *val, mask=~hidden)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, again)
+
+
+def test_the_loss_is_the_mean_over_the_rows_that_count_with_right_and_wrong_ones_in_balance():
+    (x, correct), mask = numbers(), np.arange(200) >= 80
+    state, record = train(x, correct, *numbers(seed=1), mask=mask, lr=0.0)
+    x, correct = np.float32(x[mask]), np.float32(correct[mask])
+    logit = PLAIN.apply({"params": state["params"]}, (x - x.mean(0)) / x.std(0))
+    weight = np.where(correct > 0, (1 - correct).sum() / correct.sum(), 1.0)
+    expected = (weight * np.asarray(optax.sigmoid_binary_cross_entropy(logit, correct))).mean()
+    np.testing.assert_allclose(record["loss"], expected, rtol=1e-4)
+
+
+def test_every_epoch_deals_the_rows_out_anew():
+    """Four of five rows make an epoch's one batch, and one row alone has a weight: its turn comes, but not every time."""
+    x, correct = numbers(rows=5)
+    _, record = train(x, correct, x, correct, mask=[0, 0, 0, 0, 1], batch_rows=4)
+    assert 0 < (np.asarray(record["loss"]) > 0).sum() < 30
+
+
+def test_the_rate_falls_to_nothing_over_all_epochs():
+    _, record = train(*numbers(), *numbers(seed=1), lr=1e-2)
+    fall = -np.diff(record["loss"])
+    assert fall[10] > 0.1 * fall[0] and fall[-1] < 0.02 * fall[0]
+
+
+@pytest.mark.parametrize("class_weight, logit", [(1.0, 0.0), (0.0, np.log(1 / 7))])
+def test_the_class_weight_balances_training_and_is_taken_off_the_probability(class_weight, logit):
+    """Nothing can be learnt from zeros but the prior, an eighth; eight held-back rows cannot teach it to Platt's scaling."""
+    correct, zeros = np.arange(2048) % 8 == 0, np.zeros((2048, 4))
+    state, _ = train(zeros, correct, zeros[:8], correct[:8], epochs=1, batch_rows=64, lr=0.2, class_weight=class_weight)
+    assert float(PLAIN.apply({"params": state["params"]}, np.float32(zeros[:1]))[0]) == pytest.approx(logit, abs=0.35)
+    assert float(probability(state, zeros[:1])[0]) == pytest.approx(1 / 8, abs=0.04)
+
+
+def test_an_overfitted_head_is_still_calibrated_and_its_best_epoch_is_kept():
+    x_val, correct_val = numbers(seed=1, share=0.2)
+    state, record = train(*numbers(share=0.2), x_val, correct_val, mask=np.arange(200) < 60, lr=0.1)
+    quality = np.asarray(record["quality"])
+    assert quality[-1] < quality.max() - 0.01, "the case is meant to overfit"
+    score = probability(state, x_val)
+    assert metrics.auc(score, correct_val) == pytest.approx(quality.max(), abs=1e-4)
+    assert score.mean() == pytest.approx(correct_val.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("changed", [{"dropout": 0.5}, {"drop_path": 0.5}, {"weight_decay": 30.0}, {"class_weight": 0.0}])
+def test_every_rate_makes_a_difference(changed):
+    states = [train(*numbers(), *numbers(seed=1), **kw)[0] for kw in ({}, changed)]
+    one, other = (probability(state, numbers(seed=2)[0]) for state in states)
+    assert abs(one - other).max() > 1e-3
+
+
+def test_what_early_stopping_maximises_is_the_auc_or_where_there_is_none_minus_the_loss():
+    rng = np.random.default_rng(0)
+    logit, correct = np.float32(rng.integers(0, 4, 60)), np.float32(rng.random(60) < 0.4)
+    assert float(neural._quality(logit, correct)) == pytest.approx(metrics.auc(logit, correct > 0), abs=1e-5)
+    loss = float(optax.sigmoid_binary_cross_entropy(logit, 0 * correct).mean())
+    assert float(neural._quality(logit, 0 * correct)) == pytest.approx(-loss, rel=1e-5)
+
+
+def test_platt_scaling_finds_the_rates_stays_near_no_change_with_few_rows_and_never_turns_the_order_round():
+    def rates(logit, correct):
+        slope, shift = neural._platt(np.float32(logit), np.float32(correct))
+        return float(slope), float(shift), 1 / (1 + np.exp(-(slope * np.unique(logit) + shift)))
+
+    correct = np.r_[np.arange(500) % 5 == 0, np.arange(500) % 5 < 3]  # .2 of the low ones, .6 of the high ones
+    for size in (1.0, 30.0):  # far too sure of itself: a full Newton step would leave the earth
+        np.testing.assert_allclose(rates(np.repeat([-size, size], 500), correct)[2], [0.2, 0.6], atol=0.01)
+    slope, shift, _ = rates([-1.0, 1.0], [False, True])
+    assert 1 < slope < 1.5 and abs(shift) < 0.1
+    slope, _, found = rates(np.repeat([1.0, -1.0], 500), correct)
+    assert slope > 0
+    np.testing.assert_allclose(found, 0.4, atol=0.01)
+
+
+def test_the_units_of_the_hidden_states_do_not_matter_nor_one_that_never_moves(fitted):
+    evidence, correct = world()
+    other = Evidence(
+        evidence.answers, evidence.x * np.float32([1e-2, 1, 100, 1, 1e3, 1]) + np.float32([0, 50, 0, -3, 0, 0]), {}
+    )
+    again = neural.make(**SMALL).fit(other, correct, KEY).score(other)
+    np.testing.assert_allclose(again, fitted["neural"].score(evidence), atol=0.02)
+    still = Evidence(evidence.answers, evidence.x * np.float32([1, 1, 1, 1, 1, 0]), {})
+    assert metrics.auc(neural.make(**SMALL).fit(still, correct, KEY).score(still), correct) > 0.9
+
+
+def test_all_probe_points_are_looked_at(fitted):
+    evidence, _ = world()
+    two = Evidence(evidence.answers, evidence.x.reshape(300, 2, 3))
+    np.testing.assert_array_equal(fitted["neural"].score(two), fitted["neural"].score(evidence))
+
+
+def test_many_rows_are_scored_as_each_would_be_alone(fitted):
+    evidence, _ = world(rows=2500)
+    score = fitted["neural"].score(evidence)
+    for rows in (slice(0, 700), slice(900, 1300), slice(2100, 2500)):
+        np.testing.assert_allclose(fitted["neural"].score(evidence[np.arange(2500)[rows]]), score[rows], rtol=1e-5)
+
+
+def test_held_back_rows_are_not_trained_on_and_say_how_good_the_head_is(monkeypatch):
+    evidence, correct = world()
+    seen, real = [], neural.train
+    monkeypatch.setattr(neural, "train", lambda *args, **kw: (seen.extend(args), real(*args, **kw))[1])
+    head = neural.make(**SMALL).fit(evidence, correct, KEY)
+    x, right, mask, x_val, right_val = map(np.asarray, seen[:5])
+    assert len(x) == len(right) == mask.sum() == 240 and len(x_val) == len(right_val) == 60
+    rows = {tuple(row): bool(c) for row, c in zip(evidence.x[:, 0].tolist(), correct, strict=True)}
+    assert not {tuple(row) for row in x.tolist()} & {tuple(row) for row in x_val.tolist()}
+    for row, c in zip((*x.tolist(), *x_val.tolist()), (*right, *right_val), strict=True):
+        assert rows[tuple(row)] == c
+    held = Evidence(Answers(*[tuple(map(str, range(60)))] * 3), x_val[:, None])
+    assert head.held_back["quality"] == pytest.approx(metrics.auc(head.score(held), right_val > 0), abs=1e-6)
+    assert 1 <= head.held_back["epoch"] <= SMALL["epochs"]
+
+
+def test_the_held_back_split_is_the_keys_and_leaves_a_question_on_each_side():
+    ids = tuple(f"q{i}" for i in range(2000))
+    held = neural._held_back(ids, 0.2, KEY)
+    np.testing.assert_array_equal(neural._held_back(ids[::-1], 0.2, KEY), held[::-1])
+    assert (neural._held_back(ids, 0.2, jax.random.key(1)) != held).any()
+    assert neural._held_back(("a", "b"), 0.9, KEY).sum() == neural._held_back(("a", "b"), 0.01, KEY).sum() == 1
+
+
+def test_what_cannot_be_fitted_or_scored_is_refused():
+    evidence, correct = world()
+    with pytest.raises(ValueError, match="has not been fitted: call fit"):
+        neural.make(**SMALL).score(evidence)
+    with pytest.raises(ValueError, match="the trust head's loss is not finite with lr=inf: lower trust.neural.lr"):
+        neural.make(**SMALL | {"lr": float("inf")}).fit(evidence, correct, KEY)
+    evidence.x[7, 0, 2] = np.nan
+    with pytest.raises(ValueError, match="hidden states hold NaN or infinity"):
+        neural.make(**SMALL).fit(evidence, correct, KEY)
+
+
+@pytest.mark.parametrize("name, value", [("dropout", 1.0), ("held_back_frac", 0.0), ("epochs", 0), ("class_weight", -0.1)])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: allowed is .*change trust.neural.{name}"):
+        neural.make(**{name: value})

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax import packing
+from w2s_jax import packing, processes
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.decoder import Decoder
 from w2s_jax.packing import Shape
@@ -69,7 +69,7 @@ def observe(
     batches_per_part = max(1, ROWS_PER_PART // (shape.batch_rows * shape.max_segments))
     num_parts = -(-len(packing.batches(len(bins), shape)) // batches_per_part)
     parts = [partial / f"x.{i:05d}.npy" for i in range(num_parts)]
-    done = next((i for i, part in enumerate(parts) if not part.exists()), num_parts)
+    done = processes.from_first(lambda: next((i for i, part in enumerate(parts) if not part.exists()), num_parts))
 
     def program(batch: Batch) -> jax.Array:
         return gathered(lm.params, compute.place_rows(batch), model=model, layers=layers)
@@ -85,7 +85,10 @@ def observe(
                 done, values_of_part = done + 1, []
     if values_of_part:
         _write_part(parts[done], values_of_part)
-    return _join(parts, bins, shape, batches_per_part, out / "x.npy", len(sequence))
+    if processes.is_first():
+        _join(parts, bins, shape, batches_per_part, out / "x.npy", len(sequence))
+    processes.barrier("observe: parts joined")
+    return np.load(out / "x.npy", mmap_mode="r", allow_pickle=False)
 
 
 def _sequences(rollout: Rollout, token: str, stop_ids) -> tuple[Ragged, np.ndarray]:
@@ -112,13 +115,15 @@ def _sequences(rollout: Rollout, token: str, stop_ids) -> tuple[Ragged, np.ndarr
 
 def _write_part(path, values) -> None:
     """A part appears whole or not at all."""
+    if not processes.is_first():
+        return
     unfinished = path.parent / (path.name + ".unfinished")
     with unfinished.open("wb") as f:
         np.save(f, np.stack(values).astype(np.float32), allow_pickle=False)
     unfinished.rename(path)
 
 
-def _join(parts, bins, shape, batches_per_part, path, num_rows) -> np.ndarray:
+def _join(parts, bins, shape, batches_per_part, path, num_rows) -> None:
     """The parts in the order of the rows, as one file; one part is in memory at a time."""
     groups = packing.batches(len(bins), shape)
     x = None
@@ -130,4 +135,3 @@ def _join(parts, bins, shape, batches_per_part, path, num_rows) -> np.ndarray:
         zs = [z for batch in groups[i * batches_per_part : (i + 1) * batches_per_part] for z in batch]
         x[np.concatenate([bins[z] for z in zs])] = values
     x.flush()
-    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
+from w2s_jax import processes
 from w2s_jax.types import Batch, Ragged
 
 VERSION = "1"
@@ -163,7 +164,7 @@ def sweep(
 
 
 def _by_row(rows_of, result, token, one_each):
-    result = np.asarray(result)
+    result = processes.fetch(result)
     rows, values, tokens = [], [], 0
     for b, bin_rows in enumerate(rows_of):
         start = 0

@@ -23,8 +23,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import answering, features, metrics, plugins, recovery, scoring, selection
-from w2s_jax.models import hf_io, hub, sharding
+from w2s_jax import answering, features, files, metrics, plugins, recovery, scoring, selection
+from w2s_jax.models import hf_io, hub, lora, peft_io, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
@@ -50,11 +50,15 @@ class Model:
         name: what the tables call it.
         folder: its Hugging Face directory.
         key: its content key.
+        hub_id: where the folder is the local copy of one.
+        adapter: PEFT directory of an adapter that is merged into it on load, or "".
     """
 
     name: str
     folder: str
     key: str
+    hub_id: str = ""
+    adapter: str = ""
 
     @property
     def ref(self) -> Ref:
@@ -89,7 +93,11 @@ class Run:
         """The model itself, on the mesh; the last one stays loaded, two never are."""
         if (model, dtype) not in self.loaded:
             self.loaded.clear()
-            self.loaded[model, dtype] = hf_io.load(model.folder, mesh=self.mesh, dtype=jnp.dtype(dtype), key=model.key)
+            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=jnp.dtype(dtype), key=model.key)
+            if model.adapter:
+                adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
+                lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
+            self.loaded[model, dtype] = lm
         return self.loaded[model, dtype]
 
     def key(self, purpose: str) -> jax.Array:
@@ -361,7 +369,7 @@ def uses_target_gold(rows: Sequence[Row]) -> frozenset[str]:
 
 
 def find_model(run: Run, word: str) -> Model:
-    """The model of a config word: "pretrain:<section>", a local directory, or a hub id.
+    """The model of a config word: "pretrain:<section>", a local directory, or a hub id; of a model, or of a PEFT adapter.
 
     Raises:
         ValueError: no such section or directory, the hub cannot be reached, or the directory holds no model that is read.
@@ -370,8 +378,25 @@ def find_model(run: Run, word: str) -> Model:
     if kind == "pretrain":
         return pretrained(run, name)
     folder = hub.local_folder(word)
+    name = word.rstrip("/").rpartition("/")[2]
+    if peft_io.is_adapter(folder):
+        return adapted(run, name, folder)
     hf_io.check(folder)  # a student is loaded hours later: what is wrong with it is said now
-    return Model(word.rstrip("/").rpartition("/")[2], folder, run.store.content_key(folder))
+    return Model(name, folder, run.store.content_key(folder), hub_id="" if folder == word else word)
+
+
+def adapted(run: Run, name: str, folder: str) -> Model:
+    """The model of an adapter directory: the base model that it names, and the adapter."""
+    try:
+        base = find_model(run, peft_io.base_of(folder))
+        if base.adapter:
+            raise ValueError(f"{base.adapter} is an adapter itself; merge the two with PEFT (merge_and_unload)")
+    except ValueError as error:
+        file = epath.Path(folder) / peft_io.CONFIG
+        raise ValueError(f"{error}\n(this is the base_model_name_or_path of {file}: correct it there)") from None
+    peft_io.check(folder, hf_io.read_config(base.folder), base.folder)
+    parts = [run.store.content_key(epath.Path(folder) / file) for file in (peft_io.CONFIG, peft_io.WEIGHTS)]
+    return Model(name, base.folder, files.digest([base.key, *parts]), adapter=folder)
 
 
 def pretrained(run: Run, name: str) -> Model:
@@ -468,7 +493,7 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
     observed = run.stage(
         "observe",
         fn,
-        code=("w2s_jax.features", "w2s_jax.models.hf_io"),
+        code=("w2s_jax.features", "w2s_jax.models.peft_io"),
         label=f"observe {role}",
         teacher=teacher.ref,
         answered=answered,
@@ -506,7 +531,7 @@ def answer(
     return run.stage(
         "answer",
         fn,
-        code=("w2s_jax.answering", "w2s_jax.models.hf_io", *plugins.source_words("task", run.config.tasks.name)),
+        code=("w2s_jax.answering", "w2s_jax.models.peft_io", *plugins.source_words("task", run.config.tasks.name)),
         label=label,
         model=model.ref,
         questions=tuple(questions),
@@ -564,12 +589,13 @@ def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher
     if row.reused:
         note_other_teacher(run, artefact.describe(row.reused), teacher)
         reused = Ref(None, run.store.content_key(row.reused))
-        return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, reused=reused)
+        return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
     return run.stage(
         "calibrate",
         fit,
         code=("w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
         label=label,
+        alone=True,
         trust=row.trust,
         args=row.args,
         about=about,
@@ -650,7 +676,7 @@ def compose(chosen: Selection, questions: Sequence[Question], gold: Gold | None)
 
 
 def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstrations) -> Stored:
-    """The student after the lesson, as a Hugging Face directory `model`."""
+    """The student after the lesson, a Hugging Face directory `model`; adapters also on their own, as a PEFT one, `adapter`."""
     section = run.config.student
     word, asking = section.objective, {"style": section.style, "chat": section.chat}
     args = keywords_of(section, word)
@@ -671,9 +697,12 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
             log=functools.partial(run.log, f"{run.prefix}teach {method}"),
             label=f"teach {method}",
         )
-        hf_io.save(taught, work.out / "model")
+        hf_io.save(taught.lm, work.out / "model")
+        if taught.adapters and not student.adapter:  # on a base with an adapter of its own it would say nothing alone
+            peft_io.save(taught.adapters, lm.config, work.out / "adapter", base=student.hub_id or student.folder)
 
-    code = ("w2s_jax.student.trainer", "w2s_jax.models.hf_io", "w2s_jax.tasks.asking", *plugins.source_words("objective", word))
+    code = ("student.trainer", "models.hf_io", "models.peft_io", "tasks.asking")
+    code = (*(f"w2s_jax.{module}" for module in code), *plugins.source_words("objective", word))
     return run.stage(
         "teach",
         fn,

@@ -52,7 +52,8 @@ def pretrain(
     fresh = LM(config, compute.place_params(decoder.init(config, key_init)), tokenizer)
     ids = tuple(q.id for q in questions)
     lesson = Lesson(tuple(questions), Answers(ids, tuple(finals), tuple(finals)), np.ones(len(questions), np.float32))
-    return trainer.teach(
+    taught = trainer.teach(
         fresh, lesson, objective, encode=Asking(tokenizer, style, False, config.max_position).answer, training=training,
         shape=shape, compute=compute, key=key_teach, partial=partial, log=log, label=label,
     )  # fmt: skip
+    return taught.lm

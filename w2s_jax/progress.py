@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from w2s_jax import processes
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -15,14 +17,15 @@ class Progress:
         label: what is being done.
         total: how much there is, in units.
         unit: the unit's short name; the rate shown is units per second.
-        show: False on all processes but the first.
+
+    With several processes the first one alone shows it.
     """
 
-    def __init__(self, label: str, total: int, *, unit: str = "row", show: bool = True):
-        self.label, self.total, self.unit, self.show = label, total, unit, show
+    def __init__(self, label: str, total: int, *, unit: str = "row"):
+        self.label, self.total, self.unit, self.show = label, total, unit, processes.is_first()
         self.done, self.began, self.said = 0, time.monotonic(), time.monotonic()
         self.bar = None
-        if show and sys.stderr.isatty():
+        if self.show and sys.stderr.isatty():
             self.bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True, leave=False)
 
     def __enter__(self) -> "Progress":

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax import packing
+from w2s_jax import packing, processes
 from w2s_jax.models import decoder
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
@@ -210,7 +210,7 @@ def generate(
     words = np.array([(zlib.crc32(asked[n].id.encode()), r % num_samples) for r, n in enumerate(row_of)], np.uint32)
     model = compute.model(lm.config)
     params = decoder.unstack(lm.config, lm.params, model.dtype)
-    stop = jnp.array(sorted(lm.tokenizer.stop_ids), jnp.int32)
+    stop = np.array(sorted(lm.tokenizer.stop_ids), np.int32)
     completions: list[np.ndarray] = [np.empty(0)] * len(row_of)
     logps: list[np.ndarray] = [np.empty(0)] * len(row_of)
     order = np.argsort(one.length[row_of], kind="stable")  # rows of like length share a batch, and a bucket
@@ -225,10 +225,11 @@ def generate(
                 length[b] = len(one[row_of[r]])
                 token[b, : length[b]] = one[row_of[r]]
                 word[b] = words[r]
+            placed = compute.place_rows((token, length, word))
             written, logp, count = decode(
-                params, token, length, word, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
+                params, *placed, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
             )
-            written, logp, count = np.asarray(written), np.asarray(logp), np.asarray(count)
+            written, logp, count = map(processes.fetch, (written, logp, count))
             for b, r in enumerate(rows):
                 completions[r], logps[r] = written[b, : count[b]], logp[b, : count[b]]
             progress.add(len(rows))

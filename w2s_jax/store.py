@@ -33,10 +33,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
-from w2s_jax import codec, files, types
+from w2s_jax import codec, files, processes, types
 
 SCHEMA = 1
 OWN_FILES = re.compile(r"manifest\.json|value\.(json|\d+\.npy)")  # names that a stage function may not use
@@ -96,18 +97,22 @@ class Store:
         log: receives one line for each stage and for each repair.
 
     Raises:
-        ValueError: `root` cannot be written.
+        ValueError: `root` cannot be written, or is not one folder for all processes.
     """
 
     def __init__(self, root, *, workdir=None, log: Callable[[str], None] = print):
-        self.root = files.writable(root, "--store=DIR (by default <workdir>/store, so --workdir=DIR moves it too)")
+        flag = "--store=DIR (by default <workdir>/store, so --workdir=DIR moves it too)"
+        self.root = files.writable(root, flag)
+        processes.refuse_private(self.root, flag)
         self.runs = files.writable(workdir, "--workdir=DIR") / "runs.json" if workdir is not None else None
         self.log = log
         self._hashes = files.Hashes(self.root / "hashes.json")
         self._verified: set[str] = set()  # keys whose files were hashed in this process
         self._labels: dict[str, str] = {}  # label -> artefact, in this process
 
-    def stage(self, name: str, fn: Callable[..., Any], /, *, code: Sequence[str] = (), label: str = "", **inputs) -> Stored:
+    def stage(
+        self, name: str, fn: Callable[..., Any], /, *, code: Sequence[str] = (), label: str = "", alone: bool = False, **inputs
+    ) -> Stored:
         """Computes `fn(work, **inputs)`, or finds it finished.
 
         >>> import tempfile
@@ -121,18 +126,18 @@ class Store:
             fn: called as `fn(work: Work, **inputs)`, each `Ref` replaced by its value. All that its result depends on must
                 come in through `inputs`. It returns None, bool, int, float, str, NumPy arrays and scalars, dataclasses of
                 `types.py` (not `Gold`, `LM`, `Batch`), and tuples, lists and dicts of these; big files it writes itself.
-                With several processes all of them call it.
+                With several processes all of them call it, unless `alone`.
             code: the modules that do the work; their project imports are followed. A module of w2s_jax counts by its
                 `VERSION`, any other (a fork's plug-in) by its source. The `VERSION` of the file that `fn` stands in, where
                 there is one, counts always, without its imports.
             label: what log lines and `runs.json` call this use of the stage, such as "teach ntf"; not part of the key.
+            alone: with several processes the first alone calls `fn`, for what uses no mesh; not part of the key.
             inputs: the same kinds of value, and `Stored`, `Ref`, and an `LM` that has a key.
 
         Raises:
-            ValueError: an input or the result is of a kind that cannot be kept, or a module has no version word.
+            ValueError: an input or the result is of a kind that cannot be kept, a module has no version word, or the processes
+                have different inputs.
         """
-        import jax  # late, as asking for the platform starts it
-
         if not FOLDER.fullmatch(f"{name}-{'0' * 16}"):
             raise ValueError(f"stage name {name!r}: allowed are lower-case letters, digits, _; change it in the stage() call")
         recipe = {
@@ -144,15 +149,23 @@ class Store:
         }
         key = files.digest(recipe)
         artefact = Stored(key, self.root / f"{name}-{key[:16]}")
-        leader = jax.process_index() == 0
+        leader = processes.is_first()
         with files.locked(artefact.path, self.log) if leader else contextlib.nullcontext():
             if leader:
                 label = self._note(label or name, artefact, recipe)
-            if _from_leader(leader and self._finished(artefact)):
+            decided, finished = processes.from_first(lambda: [recipe, self._finished(artefact)])
+            if others := processes.where(files.digest(decided) != key):
+                what = ", ".join(_changes(decided, recipe)) or "inputs"  # process 0 does not know which
+                raise ValueError(
+                    f"{label or name}: {what} differ between process 0 and process {', '.join(map(str, others))}; give all the "
+                    "same flags, code, data and models"
+                )
+            if finished:
                 outcome = "cached"
             else:
                 start = time.monotonic()
-                self._compute(artefact, recipe, fn, {word: _resolve(value) for word, value in inputs.items()}, leader)
+                called = fn if leader or not alone else _nothing
+                self._compute(artefact, recipe, called, {word: _resolve(value) for word, value in inputs.items()}, leader)
                 outcome = f"computed in {time.monotonic() - start:.1f} s"
         if leader:
             self._verified.add(key)
@@ -162,13 +175,14 @@ class Store:
 
     def forget_unused_labels(self) -> None:
         """Drops from `runs.json` what this process did not use, once a run is whole: methods and seeds that are gone."""
-        if self.runs is not None:
+        if self.runs is not None and processes.is_first():
             files.write_json(self.runs, self._labels)
 
     def content_key(self, path) -> str:
         """As `files.content_key`, with the hashes of big files remembered in the store."""
         key = files.content_key(path, self._hashes)
-        self._hashes.save()
+        if processes.is_first():
+            self._hashes.save()
         return key
 
     def _finished(self, artefact: Stored) -> bool:
@@ -189,9 +203,9 @@ class Store:
             work.out.rmtree(missing_ok=True)
             work.out.mkdir(parents=True)
             work.partial.mkdir(parents=True, exist_ok=True)
-        _barrier("store: folders made")
+        processes.barrier("store: folders made")
         value = fn(work, **inputs)
-        _barrier("store: stage function done")
+        processes.barrier("store: stage function done")
         if leader:
             where = f"stage {recipe['stage']!r}"
             if taken := [name for name in files.walk(work.out) if OWN_FILES.fullmatch(name)]:
@@ -204,7 +218,7 @@ class Store:
             manifest = {**recipe, "key": artefact.key, "files": written}
             files.write_json(work.out / "manifest.json", {**manifest, "digest": files.digest(manifest)})
             work.partial.rmtree(missing_ok=True)
-        _barrier("store: artefact written")
+        processes.barrier("store: artefact written")
 
     def _note(self, label: str, artefact: Stored, recipe: dict) -> str:
         """Records which artefact a label uses and says what changed since the last run; returns the label, made unique."""
@@ -318,8 +332,6 @@ def _source(name: str) -> tuple[bytes | None, tuple[str, ...]]:
 
 def _machine() -> dict[str, Any]:
     """What, beside the code, decides the bits of a result."""
-    import jax
-
     return {
         "platform": jax.default_backend(),
         "x64": bool(jax.config.jax_enable_x64),
@@ -379,23 +391,5 @@ def _resolve(value: Any) -> Any:
     return value
 
 
-# Several processes (one per host): the first decides and writes, the others follow
-
-
-def _from_leader(decision: bool) -> bool:
-    """What process 0 decided, in every process."""
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return decision
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))
-
-
-def _barrier(name: str) -> None:
-    """Waits for all processes."""
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _nothing(work: Work, **inputs) -> None:
+    """The stage function of a process that leaves the work to the first one."""

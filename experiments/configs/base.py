@@ -93,7 +93,7 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.max_new_tokens = 512
     c.dtype = "float32"  # of activations
     c.param_dtype = "float32"  # of parameters in memory; bfloat16 halves them, where they are not trained themselves
-    c.attention = "xla"  # xla, jax
+    c.attention = "auto"  # auto, xla, jax, cudnn, splash, tokamax
     c.remat = "none"  # none, dots, full
     c.shape = shape(row_length=512, batch_rows=4, max_segments=16)  # of a pass without gradients
     return c
@@ -126,7 +126,7 @@ def pretraining(corpus: str) -> ConfigDict:
     c = ConfigDict()
     c.corpus = corpus
     c.style = "direct"
-    c.dtype, c.attention, c.remat = "float32", "xla", "none"
+    c.dtype, c.attention, c.remat = "float32", "auto", "none"
     c.decoder = ConfigDict({"family": "qwen3", "qk_norm": True, "tied": True, "init_std": 0.1})
     c.decoder.update(width=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_width=192)
     c.training = training()

@@ -1,50 +1,76 @@
-"""Attention back ends: who attends to whom is a mask, how it is computed is a function chosen by name.
+"""Attention: who sees whom (`Sight`), and back ends that compute it, chosen by name.
 
-A back end maps `(q [B,T,H,C], k [B,S,J,C], v [B,S,J,C], mask bool[B,T,S], scale)` to `[B,T,H,C]` in the dtype of `q`; `scale`
-multiplies the scores. Query head h reads key-value head h // (H // J), and no back end repeats keys or values in memory. The
-softmax is float32.
+A back end maps `(q [B,T,H,C], k [B,S,J,C], v [B,S,J,C], sight, scale)` to `[B,T,H,C]` in the dtype of `q`; `scale` multiplies
+the scores. Query head h reads key-value head h // (H // J), and no back end repeats keys or values in memory. The softmax is
+float32 at least.
+
+    name     where    what                                                    scores in memory
+    auto     any      the one below that suits the device and the dtype
+    xla      any      two einsums                                             yes
+    jax      any      `jax.nn.dot_product_attention` as XLA compiles it       yes
+    cudnn    GPU      the same through cuDNN; half precision only             no, but a mask as large
+    splash   TPU      Pallas kernel that skips what no token sees             no
+    tokamax  any      `tokamax.dot_product_attention` (pip install tokamax)   depends on the device
+
+Decoding over a cache has one or few queries: `splash` leaves it to `xla`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-VERSION = "2"
+VERSION = "3"
+LANES = 128
+"""The splash kernel takes rows whose length is a multiple of this."""
 
 
-def segment_mask(segment: jax.Array, window: int = 0) -> jax.Array:
-    """Says which tokens see each other in packed rows: the earlier ones of the same segment, and oneself.
+@flax.struct.dataclass
+class Sight:
+    """Who sees whom.
+
+    Attributes:
+        mask: bool[B, T, S], [b, t, s] = token t sees s.
+        segment: i32[B, T] that the mask was made from (S = T); None over a cache.
+        window: how many tokens are seen at most, oneself included; 0 = no limit.
+    """
+
+    mask: jax.Array
+    segment: jax.Array | None
+    window: int = flax.struct.field(pytree_node=False, default=0)
+
+
+def segment_sight(segment: jax.Array, window: int = 0) -> Sight:
+    """Packed rows: a token sees the earlier ones of its segment, and itself.
 
     Padding (segment 0) counts as a segment of its own: nothing real sees it, and no row of the mask is empty, so that no
     back end meets a softmax over nothing.
 
     Args:
         segment: i32[B, L]; the tokens of a segment stand side by side, in order.
-        window: how many tokens are seen at most, oneself included; 0 = no limit.
+        window: see `Sight`.
 
-    Returns:
-        bool[B, L, L], [b, t, s] = token t sees token s.
-
-    >>> segment_mask(jnp.array([[1, 1, 2]])).astype(int)[0].tolist()
+    >>> segment_sight(jnp.array([[1, 1, 2]])).mask.astype(int)[0].tolist()
     [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
     """
     place = jnp.arange(segment.shape[1])
-    return (segment[:, :, None] == segment[:, None, :]) & within(place[:, None], place[None, :], window)
+    same = segment[:, :, None] == segment[:, None, :]
+    return Sight(same & within(place[:, None], place[None, :], window), segment, window)
 
 
-def cache_mask(position: jax.Array, num_slots: int, window: int = 0) -> jax.Array:
-    """Says which cache slots new tokens see: slot s holds the token at position s, so those up to their own.
+def cache_sight(position: jax.Array, num_slots: int, window: int = 0) -> Sight:
+    """New tokens over a cache: slot s holds the token at position s, so those up to their own are seen.
 
     Args:
         position: i32[B, T].
         num_slots: S.
-        window: see `segment_mask`.
-
-    Returns:
-        bool[B, T, S].
+        window: see `Sight`.
     """
-    return within(position[:, :, None], jnp.arange(num_slots), window)
+    return Sight(within(position[:, :, None], jnp.arange(num_slots), window), None, window)
 
 
 def within(here: jax.Array, there: jax.Array, window: int) -> jax.Array:
@@ -53,31 +79,110 @@ def within(here: jax.Array, there: jax.Array, window: int) -> jax.Array:
     return near & (here - there < window) if window else near
 
 
-def xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
     """Attends by two einsums; the scores [B,J,H/J,T,S] exist in memory."""
     B, T, H, C = q.shape
     J = k.shape[2]
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     grouped = q.reshape(B, T, J, H // J, C)
-    score = jnp.einsum("btjgc,bsjc->bjgts", grouped, k, preferred_element_type=jnp.float32) * scale
-    score = jnp.where(mask[:, None, None], score, jnp.finfo(score.dtype).min)
+    score = jnp.einsum("btjgc,bsjc->bjgts", grouped, k, preferred_element_type=wide) * scale
+    score = jnp.where(sight.mask[:, None, None], score, jnp.finfo(wide).min)
     share = jax.nn.softmax(score, axis=-1).astype(v.dtype)
     return jnp.einsum("bjgts,bsjc->btjgc", share, v).reshape(B, T, H, C)
 
 
-def fused(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
-    """Attends by `jax.nn.dot_product_attention`, which picks the kernel."""
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
+def fused(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float, *, implementation: str) -> jax.Array:
+    """Attends by `jax.nn.dot_product_attention`."""
+    return jax.nn.dot_product_attention(q, k, v, mask=sight.mask[:, None], scale=scale, implementation=implementation)
 
 
-BACK_ENDS: Mapping[str, Callable[..., jax.Array]] = {"xla": xla, "jax": fused}
+def splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float, *, mesh: Mesh | None, interpret: bool = False
+) -> jax.Array:
+    """Attends by the TPU's splash kernel, row by row and key-value head by key-value head.
+
+    Args:
+        mesh: rows are split over its data and fsdp axes and heads over tensor, each device running its own kernel; None = one
+            device.
+        interpret: run the kernel's operations one by one, on any device.
+
+    Raises:
+        ValueError: the rows' length is no multiple of `LANES`.
+    """
+    if sight.segment is None:
+        return xla(q, k, v, sight, scale)
+    B, L, H, C = q.shape
+    J = k.shape[2]
+    if L % LANES:
+        raise ValueError(
+            f"attention='splash' needs rows whose length is a multiple of {LANES}, they have {L} tokens; change "
+            "shape.row_length in the config, or take attention='xla'"
+        )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
+    causal = splash_attention_mask.CausalMask((L, L))
+    near = splash_attention_mask.LocalMask((L, L), (sight.window - 1, 0), 0) if sight.window else causal
+    mask = splash_attention_mask.MultiHeadMask([near] * (H // J))
+    kernel = splash_attention_kernel.make_splash_mqa_single_device(mask, interpret=interpret)
+
+    def attend(q, k, v, segment):
+        ids = splash_attention_kernel.SegmentIds(q=segment, kv=segment)
+        over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+        grouped = (q * scale).reshape(*q.shape[:2], -1, H // J, C).transpose(0, 2, 3, 1, 4)  # [B, J, H/J, L, C]
+        out = jax.vmap(over_heads)(grouped, k.swapaxes(1, 2), v.swapaxes(1, 2), ids)
+        return out.transpose(0, 3, 1, 2, 4).reshape(q.shape).astype(q.dtype)
+
+    if mesh is None:
+        return attend(q, k, v, sight.segment)
+    rows, heads = P(("data", "fsdp")), P(("data", "fsdp"), None, "tensor", None)
+    split = jax.shard_map(attend, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
+    return split(q, k, v, sight.segment)
 
 
-def back_end(name: str) -> Callable[..., jax.Array]:
+def from_tokamax(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
+    """Attends by tokamax, which picks a kernel for the device.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import tokamax
+    except ImportError:
+        raise ValueError(
+            "attention='tokamax' needs the package: pip install -e '.[kernels]', or take attention='auto'"
+        ) from None
+    return tokamax.dot_product_attention(q, k, v, mask=sight.mask[:, None], scale=scale)
+
+
+BACK_ENDS: Mapping[str, Callable[[Mesh | None], Callable[..., jax.Array]]] = {
+    "xla": lambda mesh: xla,
+    "jax": lambda mesh: functools.partial(fused, implementation="xla"),
+    "cudnn": lambda mesh: functools.partial(fused, implementation="cudnn"),
+    "splash": lambda mesh: functools.partial(splash, mesh=mesh),
+    "tokamax": lambda mesh: from_tokamax,
+}
+"""Name -> maker, given the mesh (None = one device)."""
+NAMES = ("auto", *BACK_ENDS)
+
+
+def suited(platform: str, dtype: str) -> str:
+    """The back end that "auto" stands for.
+
+    >>> [suited(platform, "bfloat16") for platform in ("cpu", "gpu", "tpu")]
+    ['xla', 'cudnn', 'splash']
+    >>> suited("gpu", "float32")  # cuDNN attends in half precision only
+    'xla'
+    """
+    halves = jnp.dtype(dtype).itemsize == 2
+    return {"tpu": "splash", "gpu": "cudnn" if halves else "xla"}.get(platform, "xla")
+
+
+def back_end(name: str, mesh: Mesh | None = None) -> Callable[..., jax.Array]:
     """Finds a back end by name.
 
     Raises:
         ValueError: there is none of that name.
     """
     if name not in BACK_ENDS:
-        raise ValueError(f"attention={name!r}; choose one of {sorted(BACK_ENDS)}")
-    return BACK_ENDS[name]
+        raise ValueError(f"attention={name!r}; choose one of {', '.join(BACK_ENDS)}")
+    return BACK_ENDS[name](mesh)

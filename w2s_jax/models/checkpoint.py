@@ -106,8 +106,10 @@ def tensors(path: pathlib.Path) -> dict[str, Tensor]:
     return found
 
 
-def check(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: pathlib.Path) -> None:
-    """Compares the tensors of a directory with those that a model needs.
+def check(
+    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: pathlib.Path, spec: str = "config.json"
+) -> None:
+    """Compares the tensors of a directory with those that a model needs; `spec` is what messages say settles these.
 
     Raises:
         ValueError: one table of all that is missing, unexpected or of another shape, with the nearest names; or tensors are
@@ -125,13 +127,13 @@ def check(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], 
     rows += [f"  unexpected  {name} {found[name].shape}{near(name, missing)}" for name in unexpected[:shown]]
     misshapen = [name for name in sorted(set(expected) & set(found)) if found[name].shape != expected[name]]
     for name in misshapen[:shown]:
-        rows.append(f"  misshapen   {name} is {found[name].shape}, config.json asks for {expected[name]}")
+        rows.append(f"  misshapen   {name} is {found[name].shape}, {spec} asks for {expected[name]}")
     if rows:
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(misshapen)} misshapen"
         more = len(missing) + len(unexpected) + len(misshapen) - len(rows)
         rows += [f"  and {more} more"] if more else []
         raise ValueError(
-            f"the weights in {where} are not those of its config.json ({counts}); correct config.json or the files:\n"
+            f"the weights in {where} are not those of its {spec} ({counts}); correct the {spec} or the files:\n"
             + "\n".join(rows)
         )
     if odd := [name for name in sorted(expected) if found[name].dtype not in DTYPES]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from w2s_jax import processes
 from w2s_jax.models import attention, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import REMAT, Decoder
@@ -22,30 +23,31 @@ class Compute:
     Attributes:
         mesh: the devices, from `sharding.make_mesh`.
         dtype: of activations and products; parameters, norms and losses keep float32.
-        attention: a back end's name in `models.attention`.
+        attention: a back end's name in `models.attention`; "auto" = what suits the mesh's devices and the dtype.
         remat: a policy's name in `models.decoder.REMAT`; for training only.
     """
 
     mesh: Mesh
     dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "auto"
     remat: str = "none"
 
     def __post_init__(self):
-        for name, allowed in (("dtype", DTYPES), ("attention", attention.BACK_ENDS), ("remat", REMAT)):
+        for name, allowed in (("dtype", DTYPES), ("attention", attention.NAMES), ("remat", REMAT)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}; change it in the config")
 
     def model(self, config: DecoderConfig, lora_scale: float = 0.0) -> Decoder:
         """The decoder of that shape under these settings."""
         mesh = self.mesh if self.mesh.size > 1 else None
-        return Decoder(config, jnp.dtype(self.dtype), self.attention, self.remat, lora_scale, mesh)
+        name = attention.suited(self.mesh.devices.flat[0].platform, self.dtype) if self.attention == "auto" else self.attention
+        return Decoder(config, jnp.dtype(self.dtype), name, self.remat, lora_scale, mesh)
 
     def place_params(self, tree: Any) -> Any:
         """Puts parameters, adapters or shapes' arrays where the rules want them."""
-        return jax.tree.map(jax.device_put, tree, sharding.param_shardings(tree, self.mesh))
+        return jax.tree.map(processes.place, tree, sharding.param_shardings(tree, self.mesh))
 
     def place_rows(self, tree: Any, axis: int = 0) -> Any:
         """Splits the rows (along `axis`) of host arrays over the data and fsdp axes."""
         spec = PartitionSpec(*[None] * axis, *sharding.ROWS)
-        return jax.device_put(tree, NamedSharding(self.mesh, spec))
+        return processes.place(tree, NamedSharding(self.mesh, spec))

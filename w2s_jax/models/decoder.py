@@ -67,6 +67,11 @@ def resolve_layers(wanted: Sequence[int | str], num_layers: int) -> tuple[int, .
     return tuple(found)
 
 
+def widened(dtype: Any) -> jnp.dtype:
+    """The dtype of what half precision is too coarse for: float32, or wider where the computation is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def at(x: jax.Array, place: jax.Array) -> jax.Array:
     """Gathers positions i32[B,G] of x [B,L,D] into [B,G,D]."""
     return jnp.take_along_axis(x, place[:, :, None], axis=1)
@@ -88,7 +93,7 @@ class Embedding(nn.Module):
         return x * jnp.asarray(self.config.embed_scale, self.dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        return jnp.einsum("...d,vd->...v", hidden, self.weight.astype(self.dtype), preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,vd->...v", hidden, self.weight.astype(self.dtype), preferred_element_type=widened(self.dtype))
 
 
 class Head(nn.Module):
@@ -101,7 +106,7 @@ class Head(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         shape = (self.config.width, self.config.vocab_size)
         kernel = self.param("kernel", nn.initializers.normal(self.config.init_std), shape, jnp.float32)
-        return jnp.einsum("...d,dv->...v", hidden, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,dv->...v", hidden, kernel.astype(self.dtype), preferred_element_type=widened(self.dtype))
 
 
 class Group(nn.Module):
@@ -169,7 +174,8 @@ class Decoder(nn.Module):
         if remat != "none":
             # The compiler undoes recomputation by sharing subexpressions, but not across the steps of a scan.
             cls = nn.remat(cls, policy=REMAT[remat], prevent_cse=not in_scan)
-        return functools.partial(cls, self.config, jnp.dtype(self.dtype), attention.back_end(self.attention), self.lora_scale)
+        attend = attention.back_end(self.attention, self.mesh)
+        return functools.partial(cls, self.config, jnp.dtype(self.dtype), attend, self.lora_scale)
 
     def __call__(
         self,
@@ -193,7 +199,7 @@ class Decoder(nn.Module):
         # Blocks are tapped only where a state from inside the stack is asked for.
         inner = None if set(wanted) <= {0, M} else probe
         x = sharding.constrain_rows(self.embed(token), self.mesh)
-        views = make_views(self.config, position, functools.partial(attention.segment_mask, segment))
+        views = make_views(self.config, position, functools.partial(attention.segment_sight, segment))
         taps = [None if probe is None else at(x, probe)[None]]
         if self.config.num_groups:
             x, tapped = self.layers(x, views, inner)
@@ -208,7 +214,7 @@ class Decoder(nn.Module):
             return Output(hidden)
         stack = jnp.concatenate(taps)
         states = [at(hidden, probe) if i == M else stack[min(i, M)] for i in wanted]
-        return Output(hidden, jnp.stack(states).astype(jnp.float32))
+        return Output(hidden, jnp.stack(states).astype(widened(hidden.dtype)))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Maps hidden states [..., D], after the final norm, to f32[..., V]."""
@@ -220,23 +226,23 @@ class Decoder(nn.Module):
 
 
 def make_views(
-    config: DecoderConfig, position: jax.Array, mask: Callable[[int], jax.Array], slot: jax.Array | None = None
+    config: DecoderConfig, position: jax.Array, sight: Callable[[int], attention.Sight], slot: jax.Array | None = None
 ) -> dict[str, layers.View]:
     """Builds what the blocks of each kind share.
 
     Args:
         config: the decoder's.
         position: i32[B, T].
-        mask: from a window (0 = none) to bool[B, T, S].
+        sight: from a window (0 = none) to who sees whom.
         slot: see `layers.View`.
     """
     turn = functools.partial(rope.rotation, position, config.head_dim)
     views = {}
     if "global" in config.pattern:
-        views["global"] = layers.View(*turn(config.rope_theta, config.rope_scaling), mask(0), slot)
+        views["global"] = layers.View(*turn(config.rope_theta, config.rope_scaling), sight(window=0), slot)
     if "local" in config.pattern:
         base = (config.rope_theta, config.rope_scaling) if config.local_rope_theta is None else (config.local_rope_theta,)
-        views["local"] = layers.View(*turn(*base), mask(config.window), slot)
+        views["local"] = layers.View(*turn(*base), sight(window=config.window), slot)
     return views
 
 
@@ -337,7 +343,7 @@ def extend(
     config = model.config
     S = cache.num_slots
     slot = jnp.where(valid, position, S)
-    views = make_views(config, position, functools.partial(attention.cache_mask, position, S), slot)
+    views = make_views(config, position, functools.partial(attention.cache_sight, position, S), slot)
     block = model.block()(parent=None)
     x = Embedding(config, model.dtype, model.mesh, parent=None).apply({"params": params["embed"]}, token)
     extended = []

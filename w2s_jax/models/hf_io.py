@@ -1,9 +1,8 @@
 """Models from and to Hugging Face directories; no conversion step, no remote code, no torch."""
 
-import functools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
-from w2s_jax import files
+from w2s_jax import files, processes
 from w2s_jax.models import checkpoint, decoder, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import family
@@ -29,7 +27,7 @@ VERSION = "2"
 def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None, key: str | None = None) -> LM:
     """Loads a model and its tokenizer.
 
-    Weights are read slice by slice straight to where they belong; the host never holds more than one stacked parameter.
+    Weights are read slice by slice straight to where they belong; see `read_params` for what the host holds meanwhile.
 
     Args:
         path: a local directory with `config.json`, safetensors files and `tokenizer.json`.
@@ -130,31 +128,51 @@ def entries(config: DecoderConfig) -> Iterator[tuple[str, int | None, str, tuple
         yield ours, row, hf, shape[::-1] if name.transposed else shape
 
 
-def read_params(config: DecoderConfig, found: dict[str, checkpoint.Tensor], mesh: jax.sharding.Mesh | None, dtype: Any) -> Any:
-    """Reads all parameters of a checked directory."""
-    sources: dict[str, list[np.ndarray]] = {}
-    stacked, transposed = set(), set()
-    for ours, row, hf, name in places(config):
-        sources.setdefault(ours, []).append(found[hf].view())
-        stacked |= set() if row is None else {ours}
-        transposed |= {ours} if name.transposed else set()
-    params = {}
-    for ours, leaf in traverse_util.flatten_dict(decoder.shapes(config), sep="/").items():
-        kind = jnp.result_type(*(source.dtype for source in sources[ours])) if dtype is None else np.dtype(dtype)
-        read = once(functools.partial(read_block, sources[ours], ours in stacked, dtype=kind))
+def read_params(
+    config: DecoderConfig, found: Mapping[str, checkpoint.Tensor], mesh: jax.sharding.Mesh | None, dtype: Any
+) -> Any:
+    """Reads all parameters of a checked directory, tensor by tensor in the order of its files.
+
+    Stacks are made on the devices and filled there row by row. The host holds two tensors at most, in the format that they are
+    stored in: one on its way to the devices, and the next one.
+    """
+    shapes = traverse_util.flatten_dict(decoder.shapes(config), sep="/")
+    table = sorted(places(config), key=lambda place: (found[place[2]].file, found[place[2]].offset))
+    stored: dict[str, list[np.dtype]] = {}
+    for ours, _, hf, _ in table:
+        stored.setdefault(ours, []).append(np.dtype(checkpoint.DTYPES[found[hf].dtype]))
+    params: dict[str, jax.Array] = {}
+    written = None
+    for ours, row, hf, name in table:
+        shape, kind = shapes[ours].shape, jnp.result_type(*stored[ours]) if dtype is None else jnp.dtype(dtype)
         if mesh is None:
-            place = transit = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            place = part = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
-            place = transit = sharding.sharding_of(ours, leaf.shape, mesh)
-        if ours not in transposed:
-            params[ours] = jax.make_array_from_callback(leaf.shape, place, read)
-            continue
-        # Devices transpose many times faster than the host.
-        if mesh is not None:
-            transit = jax.sharding.NamedSharding(mesh, P(*swapped(place.spec)))
-        raw = jax.make_array_from_callback(swapped(leaf.shape), transit, read)
-        params[ours] = jax.jit(swap, out_shardings=place)(raw)
+            place = sharding.sharding_of(ours, shape, mesh)
+            spec = place.spec if row is None else place.spec[1:]
+            part = jax.sharding.NamedSharding(mesh, P(*(swapped(spec) if name.transposed else spec)))
+        raw = jax.make_array_from_callback(found[hf].shape, part, once(found[hf].view()))
+        jax.block_until_ready(written)  # or reading would run ahead of the devices, and pile up tensors on the host
+        if row is None and not name.transposed and raw.dtype == kind:
+            written = raw
+        elif row is None:
+            written = jax.jit(laid_out, static_argnums=(1, 2), out_shardings=place)(raw, name.transposed, kind)
+        else:
+            stack = params.pop(ours) if ours in params else jnp.zeros(shape, kind, device=place)
+            write = jax.jit(with_row, static_argnums=3, out_shardings=place, donate_argnums=0)
+            written = write(stack, np.int32(row), raw, name.transposed)
+        params[ours] = written
     return traverse_util.unflatten_dict(params, sep="/")
+
+
+def with_row(stack: jax.Array, row: jax.Array, raw: jax.Array, transposed: bool) -> jax.Array:
+    """Replaces a row of a stack by a tensor as it is on disk."""
+    return jax.lax.dynamic_update_index_in_dim(stack, laid_out(raw, transposed, stack.dtype), row, 0)
+
+
+def laid_out(raw: jax.Array, transposed: bool, dtype: np.dtype) -> jax.Array:
+    """Turns a tensor as it is on disk into ours; devices do that many times faster than the host."""
+    return (swap(raw) if transposed else raw).astype(dtype)
 
 
 def swap(x: jax.Array) -> jax.Array:
@@ -167,35 +185,17 @@ def swapped(sizes: tuple) -> tuple:
     return (*sizes[:-2], sizes[-1], sizes[-2])
 
 
-def once(read):
-    """Remembers blocks by their bounds, so that devices that repeat one share a single read."""
-    blocks = {}
+def once(source: np.ndarray) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """Copies parts of a mapped tensor; devices that repeat a part share a single read."""
+    parts: dict[tuple, np.ndarray] = {}
 
-    def remembered(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...]) -> np.ndarray:
         bounds = tuple((part.start, part.stop) for part in index)
-        if bounds not in blocks:
-            blocks[bounds] = read(index)
-        return blocks[bounds]
+        if bounds not in parts:
+            parts[bounds] = np.array(source[index])
+        return parts[bounds]
 
-    return remembered
-
-
-def read_block(sources: list[np.ndarray], stacked: bool, index: tuple[slice, ...], *, dtype: np.dtype) -> np.ndarray:
-    """Copies `parameter[index]`, laid out as on disk.
-
-    Args:
-        sources: mapped tensors: one, or one for each row of a stack.
-        stacked: whether the first slice of `index` chooses among them.
-        index: one slice to a dimension.
-        dtype: to convert to.
-    """
-    if not stacked:
-        return np.array(sources[0][index], dtype)
-    parts = [source[index[1:]] for source in sources[index[0]]]
-    block = np.empty((len(parts), *parts[0].shape), dtype)
-    for row, part in zip(block, parts, strict=True):
-        row[...] = part
-    return block
+    return read
 
 
 def save(lm: LM, path: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_000) -> None:
@@ -215,7 +215,7 @@ def save(lm: LM, path: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_0
     if lost := {name: value for name, value in vars(lm.config).items() if back[name] != value}:
         values = [back[name] for name in lost]
         raise ValueError(f"family {lm.config.family!r} cannot store {lost}: it would be read back as {values}")
-    writer = jax.process_index() == 0
+    writer = processes.is_first()
     path.mkdir(parents=True, exist_ok=True)
     if writer:
         for old in [*path.glob("model*.safetensors"), path / checkpoint.INDEX]:
@@ -227,8 +227,7 @@ def save(lm: LM, path: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_0
         write_json(path / "config.json", written | ids | {"torch_dtype": kind})
         write_json(path / "generation_config.json", ids)
         lm.tokenizer.save(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {path}")
+    processes.barrier("model saved")
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -256,9 +255,7 @@ def write_weights(lm: LM, path: pathlib.Path, max_shard_bytes: int, writer: bool
         stored = {}
         for ours, row, hf, name in shard:
             leaf = params[ours] if row is None else params[ours][row]
-            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-                leaf = multihost_utils.process_allgather(leaf, tiled=True)
-            stored[hf] = np.ascontiguousarray(swap(leaf) if name.transposed else leaf)
+            stored[hf] = np.ascontiguousarray(processes.fetch(swap(leaf) if name.transposed else leaf))
         if writer:
             save_file(stored, path / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(stored, file)

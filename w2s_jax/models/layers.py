@@ -15,7 +15,7 @@ from w2s_jax.models import attention
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.rope import rotate
 
-VERSION = "2"
+VERSION = "3"
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -26,22 +26,22 @@ NORMS_BEFORE, NORMS_AFTER = ("pre", "sandwich"), ("post", "sandwich")
 
 @flax.struct.dataclass
 class View:
-    """What all blocks of one kind share in a call: the rotation of each new token, and what it may see.
+    """What all blocks of one kind share in a call.
 
     Attributes:
-        cos, sin: f32[B, T, C // 2].
-        mask: bool[B, T, S]; S = T without a cache.
+        cos, sin: f32[B, T, C // 2], the rotation of each new token.
+        sight: what it may see.
         slot: i32[B, T] or None: where new keys and values go in the cache; S = nowhere.
     """
 
     cos: jax.Array
     sin: jax.Array
-    mask: jax.Array
+    sight: attention.Sight
     slot: jax.Array | None = None
 
 
 class RMSNorm(nn.Module):
-    """Divides by the root mean square over the last axis and scales, all in float32. Source: arXiv 1910.07467.
+    """Divides by the root mean square over the last axis and scales, all in float32 at least. Source: arXiv 1910.07467.
 
     Deviations: 1. some families round before they scale; rounding once, at the end, is for all of them.
 
@@ -61,9 +61,9 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],), jnp.float32)
-        wide = x.astype(jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * (self.offset + scale.astype(jnp.float32))).astype(x.dtype)
+        return (wide * (self.offset + scale.astype(wide.dtype))).astype(x.dtype)
 
 
 class Dense(nn.Module):
@@ -132,7 +132,7 @@ class Attention(nn.Module):
                 for old, new in zip(cache, (k, v), strict=True)
             )
             k, v = (part.astype(self.dtype) for part in cache)
-        out = self.attend(q, k, v, view.mask, config.score_scale).reshape(*x.shape[:2], -1)
+        out = self.attend(q, k, v, view.sight, config.score_scale).reshape(*x.shape[:2], -1)
         return Dense(config.width, config.out_bias, config.init_std, self.dtype, self.lora_scale, name="o")(out), cache
 
 

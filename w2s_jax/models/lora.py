@@ -6,6 +6,7 @@ the same leading (layer) axes. `model.apply({"params": params, "lora": lora}, ..
 Source: arXiv 2106.09685, section 4.1; the start values are PEFT's.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,26 @@ VERSION = "1"
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 """All linear maps of a block."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """Adapters, with what makes a function of them.
+
+    Attributes:
+        tree: what `init` returns, trained or not.
+        rank: r.
+        alpha: they are scaled by alpha / rank.
+    """
+
+    tree: Any
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """The factor of the low-rank maps."""
+        return self.alpha / self.rank
 
 
 def init(params: Any, key: jax.Array, rank: int, targets: Sequence[str] = TARGETS, dtype=jnp.float32) -> Any:
@@ -48,17 +69,16 @@ def init(params: Any, key: jax.Array, rank: int, targets: Sequence[str] = TARGET
     return traverse_util.unflatten_dict(adapters)
 
 
-def merge(params: Any, lora: Any, scale: float) -> Any:
+def merge(params: Any, adapters: Adapters) -> Any:
     """Adds the adapters to the kernels: the same function without adapters, up to rounding in the kernels' dtype.
 
     Args:
         params: parameters; not changed.
-        lora: what `init` returned, trained or not; None = nothing to add.
-        scale: the `lora_scale` that the adapters were trained with.
+        adapters: what to add.
     """
-    flat, adapters = traverse_util.flatten_dict(params), traverse_util.flatten_dict(lora or {})
-    for path in (path[:-1] for path in adapters if path[-1] == "a"):
-        kernel, a, b = flat[*path, "kernel"], adapters[*path, "a"], adapters[*path, "b"]
-        delta = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest") * scale
+    flat, factors = traverse_util.flatten_dict(params), traverse_util.flatten_dict(adapters.tree)
+    for path in (path[:-1] for path in factors if path[-1] == "a"):
+        kernel, a, b = flat[*path, "kernel"], factors[*path, "a"], factors[*path, "b"]
+        delta = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest") * adapters.scale
         flat[*path, "kernel"] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
     return traverse_util.unflatten_dict(flat)

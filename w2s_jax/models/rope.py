@@ -82,6 +82,6 @@ def rotation(position: jax.Array, head_dim: int, theta: float, scaling: Scaling 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Turns heads [B, T, H, C] by their tokens' angles."""
-    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    low, high = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)

@@ -42,7 +42,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     """Arranges devices in a mesh with the axes data, fsdp and tensor; the compiler chooses what is not pinned.
 
     Raises:
-        ValueError: there are fewer devices than data * fsdp * tensor, or a size is below 1.
+        ValueError: there are fewer devices than data * fsdp * tensor, a size is below 1, or devices of several processes would
+            be left out.
     """
     sizes = (data, fsdp, tensor)
     devices = jax.devices() if devices is None else list(devices)
@@ -50,6 +51,11 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
         raise ValueError(
             f"mesh data={data}, fsdp={fsdp}, tensor={tensor} needs {math.prod(sizes)} devices, {len(devices)} are here; "
             f"choose sizes of at least 1 whose product is at most {len(devices)}"
+        )
+    if jax.process_count() > 1 and math.prod(sizes) < jax.device_count():
+        raise ValueError(
+            f"mesh data={data}, fsdp={fsdp}, tensor={tensor} uses {math.prod(sizes)} of {len(devices)} devices; with "
+            f"{jax.process_count()} processes it must use all, such as --config.mesh.data={len(devices)}"
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(sizes)])
 

@@ -166,17 +166,13 @@ def decode(name, section, settings: ConfigDict, device: Shape, model: decoder.De
     longest = sampling.longest_prompt(model.config, device.row_length, settings.max_new_tokens)
     num_rows = device.batch_rows * device.max_segments
     unstacked = placed(jax.eval_shape(functools.partial(decoder.unstack, model.config, dtype=model.dtype), params), mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    arguments = (
-        unstacked,
+    rows = (
         shaped((num_rows, sampling.bucket(longest)), jnp.int32),
         shaped((num_rows,), jnp.int32),
         shaped((num_rows, 2), jnp.uint32),
-        shaped((), jnp.float32),
-        shaped((1,), jnp.int32),
-        jax.eval_shape(jax.random.key, 0),
     )
-    arguments = (arguments[0], *(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere) for x in arguments[1:]))
+    drawing = (shaped((), jnp.float32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
+    arguments = (unstacked, *split_rows(rows, mesh), *drawing)
     static = {"model": model, "max_new_tokens": settings.max_new_tokens}
     return Phase(name, section, sampling.decode, arguments, static, beside=params)
 

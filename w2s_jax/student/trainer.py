@@ -103,6 +103,19 @@ class Training:
         return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Taught:
+    """What a training leaves.
+
+    Attributes:
+        lm: the model, adapters merged into it.
+        adapters: the adapters on their own, or None where all parameters were trained.
+    """
+
+    lm: LM
+    adapters: lora.Adapters | None
+
+
 @flax.struct.dataclass
 class TrainState:
     """All that changes while training.
@@ -194,7 +207,7 @@ def teach(
     partial,
     log: Callable[[int, Mapping[str, float]], None],
     label: str = "teach",
-) -> LM:
+) -> Taught:
     """Trains a copy of `lm`; adapters are merged into it at the end.
 
     Args:
@@ -253,8 +266,10 @@ def teach(
                 report()
     if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.learnt)):
         _refuse_nan(num_steps - 1, {"loss": float("nan"), "grad_norm": float("nan")}, training.lr)
-    params = lora.merge(lm.params, state.learnt["model"], training.lora_scale) if adapters else state.learnt["model"]
-    return dataclasses.replace(lm, params=params, key="")
+    if not adapters:
+        return Taught(dataclasses.replace(lm, params=state.learnt["model"], key=""), None)
+    kept = lora.Adapters(state.learnt["model"], training.lora_rank, training.lora_alpha)
+    return Taught(dataclasses.replace(lm, params=lora.merge(lm.params, kept), key=""), kept)
 
 
 def learning_rate(lr: float, schedule: str, warmup_frac: float, num_steps: int) -> Callable[[int], float]:

@@ -1,0 +1,248 @@
+"""Throughput beside the libraries that people would use instead, on the same weights, the same rows and the same machine.
+
+    python -m experiments.bench hidden --config=experiments/configs/world_knowledge.py \
+        --config.tasks.root=DATA --config.teacher.model=DIR [--rows=200] [--repeats=5] [--json=FILE]
+    python -m experiments.bench sft    ... --config.student.model=DIR
+
+`hidden` is the teacher pass (stage observe); its peer is transformers. `sft` is LoRA training (stage teach); its peers are
+transformers + peft, and these on rows packed by TRL. Peers get the rows in order of arrival and sorted by length, both padded
+to the longest of a batch; the ratio is against the best of them. Contestants take turns, one pass over all rows each; the
+first turn (compilation, warm-up) does not count. Tokens are real ones, padding is not counted. On an accelerator the share of
+its own matmul ceiling that is used (MFU) is given too. The peers need `pip install -e '.[bench]'`.
+"""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from absl import app, flags
+
+from experiments import main as cli
+
+FLAGS = flags.FLAGS
+ROWS = flags.DEFINE_integer("rows", 200, "Questions of the target, drawn at random.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that count.", lower_bound=1)
+PEER_ROWS = flags.DEFINE_integer("peer_rows", 8, "Rows of a peer's batch.", lower_bound=1)
+JSON = flags.DEFINE_string("json", None, "File for the result, one JSON object.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2 or argv[1] not in BENCHES:
+        raise app.UsageError(f"name one of {', '.join(BENCHES)} after experiments.bench")
+    cli.guard(lambda: write(BENCHES[argv[1]](cli.CONFIG.value)))
+
+
+def write(found: dict[str, Any]) -> None:
+    """The result is the last line of standard output, and the file of --json."""
+    if JSON.value:
+        with open(JSON.value, "w", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+    print(json.dumps(found))
+
+
+def hidden(config) -> dict[str, Any]:
+    """Tokens/s of the teacher pass: the last layer's state at the last token of each row, on the host."""
+    import numpy as np
+    from etils import epath
+
+    from w2s_jax import features, pipeline
+    from w2s_jax.packing import Shape
+    from w2s_jax.types import Ragged, Rollout
+
+    run, model, rows = opened(config, "teacher")
+    token = [prompt + completion for prompt, completion in rows]
+    lm, section = run.load(model), config.teacher
+    shape, compute = Shape(**section.shape), pipeline.compute_of(run, section)
+    empty = Ragged.of([[] for _ in rows], np.int32)
+    rollout = Rollout(Ragged.of([p for p, _ in rows], np.int32), Ragged.of([c for _, c in rows], np.int32), empty)
+
+    def ours():
+        with tempfile.TemporaryDirectory() as folder:
+            folder = epath.Path(folder)
+            kw = dict(layers=(-1,), token="content", shape=shape, compute=compute, out=folder, partial=folder)
+            return np.array(features.observe(lm, rollout, **kw))[:, 0]
+
+    contestants = {"ours": ours, **peers().hidden(model.folder, token, rows=PEER_ROWS.value, dtype=section.dtype)}
+    seconds, results = take_turns(contestants, REPEATS.value)
+    for name, theirs in results.items():
+        gap = np.abs(theirs - results["ours"]).max() / np.abs(theirs).max()
+        cli.say(f"{name}: largest difference from ours {gap:.1e}")
+        if gap > (1e-3 if section.dtype == "float32" else 0.1):
+            raise ValueError(f"{name} and ours disagree by {gap:.1e}: their speeds cannot be compared")
+    case = f"{model.name}, {len(rows)} rows of {statistics.mean(map(len, token)):.0f} tokens, {section.dtype}"
+    return summary("hidden", case, seconds, sum(map(len, token)), forward_flops(lm.config), section.dtype)
+
+
+def sft(config) -> dict[str, Any]:
+    """Tokens/s of LoRA training, forward, backward and update; the loss is that of the answers' tokens."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from w2s_jax import pipeline, plugins
+    from w2s_jax.models import lora
+    from w2s_jax.packing import Shape
+    from w2s_jax.student import trainer
+    from w2s_jax.types import Answers, Lesson
+
+    run, model, rows = opened(config, "student")
+    token = [prompt + completion for prompt, completion in rows]
+    lm, section = run.load(model), config.student
+    training, compute = pipeline.training_of(section.training), pipeline.compute_of(run, section)
+    if not training.lora_rank:
+        raise ValueError("student.training.lora_rank=0: the peers train adapters; set it to 1 or more")
+    ids = tuple(str(i) for i in range(len(rows)))
+    lesson = Lesson(ids, Answers(ids, ids, ids), np.ones(len(rows), np.float32))
+    objective = plugins.make("objective", "sft")
+    plan = objective.plan(lesson, lambda i, _: rows[int(i)], Shape(**section.training.shape), jax.random.key(0))
+    scale = training.lora_alpha / training.lora_rank
+    adapters = lora.init(lm.params, jax.random.key(1), training.lora_rank, training.lora_targets)
+    learnt = compute.place_params({"model": adapters, "own": {}})
+    begin = trainer.TrainState(learnt, training.optimizer.build(0.0).init(learnt))
+    step_kw = dict(model=compute.model(lm.config, scale), objective=objective, optimizer=training.optimizer, adapters=True)
+
+    def ours():
+        state = jax.tree.map(jnp.copy, begin)
+        losses = []
+        for index in range(-(-round(plan.num_batches * plan_rows) // plan_rows)):
+            batch = compute.place_rows(jax.tree.map(lambda x: x[None], plan.batch(index)), axis=1)
+            state, metrics = trainer.train_step(state, lm.params, batch, np.float32(training.lr), **step_kw)
+            losses.append(metrics["loss"])
+        return np.mean([float(loss) for loss in losses])
+
+    plan_rows = section.training.shape.batch_rows
+    contestants = {
+        "ours": ours,
+        **peers().sft(
+            model.folder,
+            rows,
+            batch_rows=PEER_ROWS.value,
+            row_length=section.training.shape.row_length,
+            rank=training.lora_rank,
+            alpha=training.lora_alpha,
+            lr=training.lr,
+            dtype=section.dtype,
+        ),
+    }
+    seconds, results = take_turns(contestants, REPEATS.value)
+    for name, loss in results.items():
+        cli.say(f"{name}: mean loss {loss:.3f}")
+    case = f"{model.name}, LoRA {training.lora_rank}, {len(rows)} rows of {statistics.mean(map(len, token)):.0f} tokens"
+    # Frozen weights get no gradient: the backward pass is about one more forward pass.
+    return summary(
+        "sft", f"{case}, {section.dtype}", seconds, sum(map(len, token)), 2 * forward_flops(lm.config), section.dtype
+    )
+
+
+BENCHES: Mapping[str, Callable[[Any], dict[str, Any]]] = {"hidden": hidden, "sft": sft}
+
+
+def opened(config, who: str):
+    """The run, its teacher or student, and (prompt tokens, answer tokens) of the rows; the answer is any option."""
+    import numpy as np
+
+    from w2s_jax import pipeline
+    from w2s_jax.models.tokenizer import Tokenizer
+    from w2s_jax.tasks.asking import Asking
+
+    workdir, store = cli.folders(config)
+    run = pipeline.Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
+    model = pipeline.find_model(run, config[who].model)
+    section = config[who]
+    asking = Asking(Tokenizer.load(model.folder), section.style, section.chat, context=2**30)
+    questions = pipeline.ask(run.task, "target")
+    drawn = np.random.default_rng(0).permutation(len(questions))[: ROWS.value]
+    rows = []
+    for n in drawn:
+        prompt, answer = asking.answer(questions[n], questions[n].options[0])
+        rows.append((prompt, answer))
+    return run, model, rows
+
+
+def take_turns(contestants: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each contestant's counted turns, and what its last one returned."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    results = {}
+    for turn in range(repeats + 1):
+        for name, contestant in contestants.items():
+            time.sleep(0.5)  # the threads of the one before spin a while in wait of more work
+            began = time.perf_counter()
+            results[name] = contestant()
+            took = time.perf_counter() - began
+            cli.say(f"turn {turn} {name}: {took:.2f} s" + (" (does not count)" if not turn else ""))
+            if turn:
+                seconds[name].append(took)
+    return seconds, results
+
+
+def summary(bench: str, case: str, seconds: Mapping[str, Sequence[float]], tokens: int, flops_per_token: float, dtype: str):
+    """The JSON object; ratios are of medians."""
+    import jax
+
+    speed = {name: [tokens / s for s in each] for name, each in seconds.items()}
+    median = {name: statistics.median(each) for name, each in speed.items()}
+    best = max(value for name, value in median.items() if name != "ours")
+    found = {
+        "bench": bench,
+        "case": case,
+        "ours": {"tokens_per_s": [round(v, 1) for v in speed["ours"]]},
+        "peers": {name: [round(v, 1) for v in each] for name, each in speed.items() if name != "ours"},
+        "ratio_best_peer": round(median["ours"] / best, 3),
+        "versions": {name: metadata.version(name) for name in ("jax", "flax", "torch", "transformers", "peft", "trl")},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    if jax.default_backend() != "cpu":
+        found["mfu"] = round(median["ours"] * flops_per_token / (matmul_ceiling(dtype) * jax.device_count()), 3)
+    return found
+
+
+def forward_flops(config) -> float:
+    """Multiplications and additions that each token needs of the blocks' weights; attention scores and the output map, which
+    differ between contestants, are left out."""
+    import math
+
+    from flax import traverse_util
+
+    from w2s_jax.models import decoder
+
+    shapes = traverse_util.flatten_dict(decoder.shapes(config))
+    return 2.0 * sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path[-1] == "kernel" and path[0] != "head")
+
+
+def matmul_ceiling(dtype: str, size: int = 8192) -> float:
+    """FLOP/s that one device reaches on a large product."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    product(x).block_until_ready()
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best
+
+
+def peers():
+    """The other libraries' side.
+
+    Raises:
+        ValueError: they are not installed.
+    """
+    try:
+        from experiments import peers
+    except ImportError as error:
+        raise ValueError(f"{error}: the peers are missing; pip install -e '.[bench]'") from None
+    return peers
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=cli.parse)
