@@ -49,7 +49,11 @@ def test_a_mistyped_flag_is_one_screen_that_names_what_exists(flags, expected):
 @pytest.mark.parametrize(
     "flags, platforms, expected",
     [
-        (["--require_backend=gpu"], "cpu", "--require_backend=gpu, but JAX found cpu only; python -m experiments.doctor --require_backend=gpu"),
+        (
+            ["--require_backend=gpu"],
+            "cpu",
+            "JAX found cpu only; python -m experiments.doctor --require_backend=gpu",
+        ),
         ([], "tpu", "JAX found no device to compute on"),
         (["--coordinator=localhost:1", "--num_processes=2"], "cpu", "--coordinator=localhost:1 needs --process_id too"),
     ],
