@@ -28,7 +28,7 @@ ROWS_PER_PART = 4096
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layers"))
-def _gathered(params, batch: Batch, *, model: Decoder, layers: tuple) -> jax.Array:
+def gathered(params, batch: Batch, *, model: Decoder, layers: tuple) -> jax.Array:
     """f32[B, G, P, D]: the hidden state of each segment's probed token, layer by layer."""
     out = model.apply({"params": params}, batch.token, batch.segment, batch.position, probe=batch.probe, layers=layers)
     return jnp.moveaxis(out.probe, 0, 2)
@@ -72,7 +72,7 @@ def observe(
     done = processes.from_first(lambda: next((i for i, part in enumerate(parts) if not part.exists()), num_parts))
 
     def program(batch: Batch) -> jax.Array:
-        return _gathered(lm.params, compute.place_rows(batch), model=model, layers=layers)
+        return gathered(lm.params, compute.place_rows(batch), model=model, layers=layers)
 
     values_of_part: list[np.ndarray] = []
     with Progress("observe", int(sequence.length.sum()), unit="tok") as progress:

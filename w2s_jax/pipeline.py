@@ -268,8 +268,12 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
 # ---- What is asked for, checked before anything is computed ----------------------------------------------------------
 
 
-def check(config: ConfigDict) -> list[Row]:
+def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
     """The rows of the config's methods, once all that can be judged without data and weights has been.
+
+    Args:
+        config: of the run.
+        mesh: the devices to run on, if not those that are here.
 
     Raises:
         ValueError: an unknown method, plug-in, keyword, rule or back end, or a number out of range.
@@ -294,14 +298,16 @@ def check(config: ConfigDict) -> list[Row]:
         )
     plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
     plugins.resolve("task", config.tasks.name)
-    mesh = sharding.make_mesh(**config.mesh)
+    mesh = mesh or sharding.make_mesh(**config.mesh)
     for section in (config.teacher, config.student, *config.pretrain.values()):
         Compute(mesh, section.dtype, section.attention, section.remat)
         prompts.find_style(section.style)
-    for section in (config.teacher, config.student):
+    for who, section in (("teacher", config.teacher), ("student", config.student)):
         Shape(**section.shape)
         if section.param_dtype not in DTYPES:
-            raise ValueError(f"param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config")
+            raise ValueError(
+                f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
+            )
     training_of(config.student.training).refuse_narrow(config.student.param_dtype)
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
@@ -787,10 +793,8 @@ def compute_of(run: Run, section: ConfigDict) -> Compute:
 
 def computing_of(run: Run, section: ConfigDict) -> dict[str, Any]:
     """What a store key must hold of how a model computes."""
-    return {
-        **{name: section[name] for name in ("param_dtype", "dtype", "attention", "remat")},
-        "mesh": run.config.mesh.to_dict(),
-    }
+    names = ("dtype", "param_dtype", "attention", "remat")
+    return {**{name: section[name] for name in names}, "mesh": run.config.mesh.to_dict()}
 
 
 def training_of(section: ConfigDict) -> trainer.Training:

@@ -20,6 +20,7 @@ import numpy as np
 from w2s_jax import packing, processes
 from w2s_jax.models import decoder
 from w2s_jax.models.compute import Compute
+from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
 from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
@@ -105,7 +106,7 @@ def _refuse_long(asked: Sequence[Asked], length: list[int], allowed: int) -> Non
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _candidate_logits(params, batch: Batch, *, model: Decoder) -> jax.Array:
+def candidate_logits(params, batch: Batch, *, model: Decoder) -> jax.Array:
     """f32[B, G, O]: the logits of each segment's candidate tokens at its last token."""
     out = model.apply({"params": params}, batch.token, batch.segment, batch.position, probe=batch.probe)
     logits = decoder.logits(model, params, out.probe[0].astype(model.dtype))
@@ -113,7 +114,7 @@ def _candidate_logits(params, batch: Batch, *, model: Decoder) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _token_logp(params, batch: Batch, *, model: Decoder) -> jax.Array:
+def continuation_logp(params, batch: Batch, *, model: Decoder) -> jax.Array:
     """f32[B, L]: each candidate token's log-probability, nats; 0 in the prompts."""
     hidden = model.apply({"params": params}, batch.token, batch.segment, batch.position).hidden
     return token_logp(model, params, hidden, batch.token, batch.segment, wanted=batch.weight > 0)[0]
@@ -141,9 +142,7 @@ def _score_tokens(run, prompt: Ragged, asked: Sequence[Asked]) -> np.ndarray:
     num_options = np.array([len(a.candidates) for a in asked])
     O = max(4, 1 << int(num_options.max() - 1).bit_length())  # few shapes: 4, 8, 16, ... options
     candidate = np.array([[option for (option,) in a.candidates] + [0] * (O - len(a.candidates)) for a in asked], np.int32)
-    logits = np.stack(run(_candidate_logits, prompt, probe=prompt.length - 1, extra={"candidate": candidate})).astype(
-        np.float64
-    )
+    logits = np.stack(run(candidate_logits, prompt, probe=prompt.length - 1, extra={"candidate": candidate})).astype(np.float64)
     return np.where(np.arange(O) < num_options[:, None], logits, -np.inf)[:, : num_options.max()]
 
 
@@ -153,7 +152,7 @@ def _score_texts(run, asked: Sequence[Asked], normalise) -> np.ndarray:
     texts = [(asked[n].prompt, asked[n].candidates[o]) for n, o in place]
     token = Ragged.of([[*prompt, *candidate] for prompt, candidate in texts], np.int32)
     weight = Ragged.of([[0.0] * len(prompt) + [1.0] * len(candidate) for prompt, candidate in texts], np.float32)
-    logp = run(_token_logp, token, weight=weight)
+    logp = run(continuation_logp, token, weight=weight)
     score = np.full((len(asked), max(len(a.candidates) for a in asked)), -np.inf)
     for (n, o), row in zip(place, logp, strict=True):
         num_tokens = len(asked[n].candidates[o])
@@ -203,13 +202,7 @@ def generate(
             "the model names no stop token (eos_token_id in generation_config.json or config.json): answers would never end; "
             "add it there"
         )
-    allowed = min(row_length, lm.config.max_position) - max_new_tokens - 1
-    if allowed < 1:
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in rows of {row_length} tokens and a context of "
-            f"{lm.config.max_position}: raise this model's shape.row_length, or lower its max_new_tokens in the config"
-        )
-    _refuse_long(asked, [len(a.prompt) for a in asked], allowed)
+    _refuse_long(asked, [len(a.prompt) for a in asked], longest_prompt(lm.config, row_length, max_new_tokens))
     one = Ragged.of([a.prompt for a in asked], np.int32)
     row_of = np.repeat(np.arange(len(one)), num_samples)
     words = np.array([(zlib.crc32(asked[n].id.encode()), r % num_samples) for r, n in enumerate(row_of)], np.uint32)
@@ -222,7 +215,7 @@ def generate(
     with Progress(label, len(order), unit="row") as progress:
         for start in range(0, len(order), batch_rows):
             rows = order[start : start + batch_rows]
-            num_slots = max(16, 1 << int(one.length[row_of[rows]].max() - 1).bit_length())  # few shapes: powers of two
+            num_slots = bucket(int(one.length[row_of[rows]].max()))
             token = np.zeros((batch_rows, num_slots), np.int32)
             length = np.ones(batch_rows, np.int32)
             word = np.zeros((batch_rows, 2), np.uint32)
@@ -231,7 +224,7 @@ def generate(
                 token[b, : length[b]] = one[row_of[r]]
                 word[b] = words[r]
             placed = compute.place_rows((token, length, word))
-            written, logp, count = _decode(
+            written, logp, count = decode(
                 params, *placed, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
             )
             written, logp, count = map(processes.fetch, (written, logp, count))
@@ -242,8 +235,28 @@ def generate(
     return Rollout(prompt, Ragged.of(completions, np.int32), Ragged.of(logps, np.float32))
 
 
+def longest_prompt(config: DecoderConfig, row_length: int, max_new_tokens: int) -> int:
+    """Tokens of the longest prompt that leaves room for its answer.
+
+    Raises:
+        ValueError: no prompt does.
+    """
+    allowed = min(row_length, config.max_position) - max_new_tokens - 1
+    if allowed < 1:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in rows of {row_length} tokens and a context of "
+            f"{config.max_position}: raise this model's shape.row_length, or lower its max_new_tokens in the config"
+        )
+    return allowed
+
+
+def bucket(length: int) -> int:
+    """Slots for prompts up to a length: powers of two, so that there are few shapes."""
+    return max(16, 1 << (length - 1).bit_length())
+
+
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def _decode(params, token, length, word, temperature, stop, key, *, model: Decoder, max_new_tokens: int):
+def decode(params, token, length, word, temperature, stop, key, *, model: Decoder, max_new_tokens: int):
     """Prefills one batch and decodes it until every row has stopped.
 
     Returns:

@@ -23,6 +23,7 @@ from etils import epath
 
 from w2s_jax.models import lora
 from w2s_jax.models.compute import Compute
+from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
 from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
@@ -108,6 +109,11 @@ class Training:
                 "student.param_dtype to 'float32' (student.dtype='bfloat16' still computes in it), or lora_rank above 0"
             )
 
+    @property
+    def lora_scale(self) -> float:
+        """The factor of the adapters, 0 where there are none."""
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Taught:
@@ -176,8 +182,28 @@ def train_step(
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def _moments(learnt, *, optimizer: Optimizer):
+def moments(learnt, *, optimizer: Optimizer):
+    """The optimizer's state before the first step."""
     return optimizer.build(0.0).init(learnt)
+
+
+def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Objective, training: Training) -> dict[str, Any]:
+    """What is learnt, before the first step: adapters, or a copy of the parameters, and the objective's own parameters."""
+    if training.lora_rank:
+        trained = lora.init(params, key_lora, training.lora_rank, training.lora_targets)
+    else:
+        trained = jax.tree.map(jnp.copy, params)
+    return {"model": trained, "own": objective.init(key_own)}
+
+
+def statics(compute: Compute, config: DecoderConfig, objective: Objective, training: Training) -> dict[str, Any]:
+    """The static arguments of `train_step`."""
+    return {
+        "model": compute.model(config, lora_scale=training.lora_scale),
+        "objective": objective,
+        "optimizer": training.optimizer,
+        "adapters": training.lora_rank > 0,
+    }
 
 
 def teach(
@@ -215,26 +241,15 @@ def teach(
     for dtype in {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)}:
         training.refuse_narrow(dtype)
     key_lora, key_own, key_plan = jax.random.split(key, 3)
-    adapters = training.lora_rank > 0
-    scale = training.lora_alpha / training.lora_rank if adapters else 0.0
-    static = {
-        "model": compute.model(lm.config, lora_scale=scale),
-        "objective": objective,
-        "optimizer": training.optimizer,
-        "adapters": adapters,
-    }
+    static = statics(compute, lm.config, objective, training)
+    adapters = static["adapters"]
     plan = objective.plan(lesson, encode, shape, key_plan)
     A = training.accumulation
     num_steps = max(1, round(training.epochs * plan.num_batches / A))
     rate = learning_rate(training.lr, training.schedule, training.warmup_frac, num_steps)
 
-    trained = (
-        lora.init(lm.params, key_lora, training.lora_rank, training.lora_targets)
-        if adapters
-        else jax.tree.map(jnp.copy, lm.params)
-    )
-    learnt = compute.place_params({"model": trained, "own": objective.init(key_own)})
-    state = TrainState(learnt, compute.place_params(_moments(learnt, optimizer=training.optimizer)))
+    learnt = compute.place_params(fresh(lm.params, key_lora, key_own, objective=objective, training=training))
+    state = TrainState(learnt, compute.place_params(moments(learnt, optimizer=training.optimizer)))
     frozen = lm.params if adapters else {}
     tokens_per_step = plan.num_tokens / plan.num_batches * A
 

@@ -1,0 +1,276 @@
+"""The programs of a run, as the run calls them: the same compiled functions and settings, with shapes in place of arrays.
+
+    pretrain   `trainer.train_step`, for each model of the config that is trained from scratch
+    answer     `sampling.candidate_logits` (letters), `sampling.continuation_logp` (texts) or `sampling.decode` (free answers)
+    observe    `features.gathered`
+    calibrate  `neural.train`, on one device
+    teach      `trainer.train_step`
+    score      as `answer`, of the student
+
+What a plan cannot know without data stands in `SOURCE_ROWS` and `NUM_OPTIONS`; neither weighs much.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from w2s_jax import features, packing, pipeline, plugins, sampling
+from w2s_jax.models import decoder, hf_io, presets, sharding
+from w2s_jax.models.compute import Compute
+from w2s_jax.models.config import DecoderConfig
+from w2s_jax.models.tokenizer import word_level
+from w2s_jax.packing import Shape
+from w2s_jax.student import trainer
+from w2s_jax.trust import neural
+from w2s_jax.types import Answers, Lesson, Question, Ragged
+
+VERSION = "1"
+SOURCE_ROWS = 1 << 14  # labelled rows that the trust head is fitted on, filled up to a power of two
+NUM_OPTIONS = 8  # candidates of a question, filled up likewise
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A program that a run calls.
+
+    Attributes:
+        name: of the stage, and who computes.
+        section: dotted path of the config's section that it computes by.
+        program: the function, under `jax.jit`.
+        arguments: what it takes, `ShapeDtypeStruct`s with their places.
+        settings: its static arguments.
+        beside: what else lies on the devices meanwhile.
+    """
+
+    name: str
+    section: str
+    program: Callable[..., Any]
+    arguments: tuple
+    settings: Mapping[str, Any]
+    beside: Any = None
+
+    @property
+    def stage(self) -> str:
+        return self.name.partition(" ")[0]
+
+    @property
+    def key(self) -> tuple:
+        """Equal for equal programs on equal devices."""
+        leaves, tree = jax.tree.flatten((self.arguments, self.beside))
+        return self.program, tuple(leaves), tree, tuple(sorted(self.settings.items()))
+
+    def lower(self) -> jax.stages.Lowered:
+        """The program for these shapes and places."""
+        return self.program.lower(*self.arguments, **self.settings)
+
+
+def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
+    """The programs of a run of a config on some devices, in the order in which they are first called.
+
+    Raises:
+        ValueError: whatever `pipeline.check` refuses, an unknown model, rows or dimensions that the mesh does not divide.
+    """
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    rows = pipeline.check(config, mesh)
+    interface = interface_of(config)
+    shapes = {word: shape_of(config, word) for word in (config.teacher.model, config.student.model)}
+    found = [
+        train(f"pretrain {name}", f"pretrain.{name}", section, plugins.make("objective", "sft"), shapes[word], mesh, "float32")
+        for word in shapes
+        for kind, _, name in [word.partition(":")]
+        if kind == "pretrain"
+        for section in [config.pretrain[name]]
+    ]
+    found.append(answer("answer teacher", "teacher", config, shapes[config.teacher.model], mesh, interface))
+    found.append(observe(config, shapes[config.teacher.model], mesh))
+    if any(row.trust == "neural" and not row.reused for row in rows):
+        found.append(calibrate(config, shapes[config.teacher.model], mesh))
+    objective = plugins.make(
+        "objective", config.student.objective, **pipeline.keywords_of(config.student, config.student.objective)
+    )
+    student = shapes[config.student.model]
+    found.append(train("teach student", "student", config.student, objective, student, mesh, config.student.param_dtype))
+    found.append(answer("score student", "student", config, student, mesh, interface))
+    return found
+
+
+def interface_of(config: ConfigDict) -> str:
+    """How the task's questions are answered, "choice" or "free"; a task that reads data is not made to find out."""
+    module = plugins.resolve("task", config.tasks.name)
+    classes = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    said = {cls.interface for cls in classes if isinstance(getattr(cls, "interface", None), str)}
+    return said.pop() if len(said) == 1 else task_of(config).interface
+
+
+def task_of(config: ConfigDict):
+    keywords = config.tasks.to_dict()
+    return plugins.make("task", keywords.pop("name"), seed=config.seeds[0], **keywords)
+
+
+def shape_of(config: ConfigDict, word: str) -> DecoderConfig:
+    """The shape of the model that a config word names: of its section, its `config.json`, or by hub id; no weights are read.
+
+    Raises:
+        ValueError: there is no such section, directory or preset.
+    """
+    kind, _, name = word.partition(":")
+    if kind == "pretrain":
+        if name not in config.pretrain:
+            known = ", ".join(config.pretrain) or "none"
+            raise ValueError(f"model {word!r}: the config's pretrain sections are {known}; name one of them")
+        vocabulary = word_level(task_of(config).vocabulary())
+        return DecoderConfig(vocab_size=vocabulary.vocab_size, **config.pretrain[name].decoder.to_dict())
+    if pathlib.Path(word).is_dir():
+        return hf_io.read_config(word)
+    try:
+        return presets.preset(word)
+    except ValueError as error:
+        raise ValueError(
+            f"model {word!r} is neither a directory here nor known by its hub id: {error}; a directory with its config.json "
+            "alone is enough to plan"
+        ) from None
+
+
+# ---- Phases ----------------------------------------------------------------------------------------------------------
+
+
+def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, interface: str) -> Phase:
+    """A model answers questions: it chooses, or writes."""
+    settings = config[section]
+    device = device_shape(f"{section}.shape", settings.shape, mesh)
+    model = compute_of(settings, mesh).model(shape)
+    params = params_of(shape, mesh, settings.param_dtype)
+    if interface != "choice":
+        return decode(name, section, settings, device, model, params, mesh)
+    empty = Ragged.of([], np.int32)
+    if settings.style == "letter":
+        extra = {"candidate": np.zeros((0, NUM_OPTIONS), np.int32)}
+        batch = packing.lay_out(empty, [], device, probe=np.zeros(0, np.int64), extra=extra)
+        program = sampling.candidate_logits
+    else:
+        batch = packing.lay_out(empty, [], device, weight=Ragged.of([], np.float32))
+        program = sampling.continuation_logp
+    return Phase(name, section, program, (params, split_rows(batch, mesh)), {"model": model})
+
+
+def decode(name, section, settings: ConfigDict, device: Shape, model: decoder.Decoder, params: Any, mesh: Mesh) -> Phase:
+    """A model writes: the longest prompts that fit are read, then tokens are written until the last row has stopped."""
+    longest = sampling.longest_prompt(model.config, device.row_length, settings.max_new_tokens)
+    num_rows = device.batch_rows * device.max_segments
+    unstacked = placed(jax.eval_shape(functools.partial(decoder.unstack, model.config, dtype=model.dtype), params), mesh)
+    rows = (
+        shaped((num_rows, sampling.bucket(longest)), jnp.int32),
+        shaped((num_rows,), jnp.int32),
+        shaped((num_rows, 2), jnp.uint32),
+    )
+    drawing = (shaped((), jnp.float32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
+    arguments = (unstacked, *split_rows(rows, mesh), *drawing)
+    static = {"model": model, "max_new_tokens": settings.max_new_tokens}
+    return Phase(name, section, sampling.decode, arguments, static, beside=params)
+
+
+def observe(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
+    """The teacher's hidden states at its answers."""
+    device = device_shape("teacher.shape", config.teacher.shape, mesh)
+    batch = packing.lay_out(Ragged.of([], np.int32), [], device, probe=np.zeros(0, np.int64))
+    arguments = (params_of(shape, mesh, config.teacher.param_dtype), split_rows(batch, mesh))
+    static = {"model": compute_of(config.teacher, mesh).model(shape), "layers": tuple(config.observe.layers)}
+    return Phase("observe teacher", "teacher", features.gathered, arguments, static)
+
+
+def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
+    """The trust head is fitted, on one device."""
+    function = plugins.make("trust", "neural", **config.trust.neural.to_dict())
+    place = NamedSharding(Mesh(mesh.devices.flat[:1], "one"), PartitionSpec())
+    num_features = len(config.observe.layers) * shape.width
+    parts = [
+        shaped(lengths, jnp.float32)
+        for num_rows in (max(SOURCE_ROWS, function.batch_rows), SOURCE_ROWS // 4)
+        for lengths in ((num_rows, num_features), (num_rows,), (num_rows,))
+    ]
+    hyper = neural.Hyper(**dict.fromkeys(function.hyper, shaped((), jnp.float32)))
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (*parts, hyper, jax.eval_shape(jax.random.key, 0))
+    )
+    static = {"head": function.head, "epochs": function.epochs, "batch_rows": function.batch_rows}
+    return Phase("calibrate head", "trust.neural", neural.train, arguments, static)
+
+
+def train(
+    name: str, section: str, settings: ConfigDict, objective, shape: DecoderConfig, mesh: Mesh, param_dtype: str
+) -> Phase:
+    """One step of a training."""
+    training = pipeline.training_of(settings.training)
+    device = device_shape(f"{section}.training.shape", settings.training.shape, mesh)
+    params = params_of(shape, mesh, param_dtype)
+    static = trainer.statics(compute_of(settings, mesh), shape, objective, training)
+    learnt = jax.eval_shape(
+        functools.partial(trainer.fresh, objective=objective, training=training), params, jax.random.key(0), jax.random.key(0)
+    )
+    state = trainer.TrainState(learnt, jax.eval_shape(functools.partial(trainer.moments, optimizer=training.optimizer), learnt))
+    one = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0)).batch(0)
+    batches = jax.tree.map(lambda x: np.broadcast_to(x, (training.accumulation, *x.shape)), one)
+    arguments = (
+        trainer.TrainState(placed(state.learnt, mesh), placed(state.moments, mesh)),
+        params if static["adapters"] else {},
+        split_rows(batches, mesh, axis=1),
+        shaped((), jnp.float32),
+    )
+    # All parameters are trained in a copy: the model that training starts from stays loaded for the next method.
+    return Phase(name, section, trainer.train_step, arguments, static, beside=None if static["adapters"] else params)
+
+
+LESSON = Lesson((Question("q", "", ""),), Answers(("q",), ("",), ("",)), np.ones(1, np.float32))
+"""Batches have one shape, whatever the lesson."""
+
+
+# ---- Shapes and places -----------------------------------------------------------------------------------------------
+
+
+def compute_of(section: ConfigDict, mesh: Mesh) -> Compute:
+    return Compute(mesh, section.dtype, section.attention, section.remat)
+
+
+def device_shape(path: str, section: ConfigDict, mesh: Mesh) -> Shape:
+    """The device shape of a section.
+
+    Raises:
+        ValueError: its rows cannot be split over the mesh.
+    """
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    if section.batch_rows % split:
+        raise ValueError(
+            f"{path}.batch_rows={section.batch_rows}: these rows cannot be split over data * fsdp = {split} devices; use a "
+            f"multiple of {split}, or another mesh"
+        )
+    return Shape(**section)
+
+
+def params_of(shape: DecoderConfig, mesh: Mesh, dtype: str) -> Any:
+    """A model's parameters, where the rules want them."""
+    return placed(jax.tree.map(lambda x: shaped(x.shape, jnp.dtype(dtype)), decoder.shapes(shape)), mesh)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Parameters, adapters or moments where the rules want them."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, sharding.param_shardings(tree, mesh)
+    )
+
+
+def split_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Rows (along `axis`) split over the data and fsdp axes."""
+    place = NamedSharding(mesh, PartitionSpec(*[None] * axis, *sharding.ROWS))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+
+
+def shaped(lengths: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(lengths, dtype)
