@@ -1,7 +1,7 @@
 """What one device does when a compiled program runs: matrix products, memory traffic, what others send it.
 
-XLA's own `cost_analysis()` counts the body of a loop once, so that a scan over forty layers looks forty times cheaper than it is.
-Here the text of the compiled program (`compiled.as_text()`) is walked with each loop's number of rounds:
+XLA's own `cost_analysis()` counts the body of a loop once: a scan over forty layers looks forty times cheaper than it is. Here
+the text of the compiled program (`compiled.as_text()`) is walked with each loop's number of rounds:
 
     flops     two for each multiplication in a matrix product or convolution; elementwise work is not counted
     bytes     what instructions read from and write to main memory: a fusion is one instruction, a slice of an array costs the
@@ -185,7 +185,7 @@ class Walk:
     def rounds(self, loop: Instruction) -> int:
         """How often a loop runs, at most: what the compiler says, or else what its condition and its counter's step say.
 
-        A condition compares a counter with a bound; a loop that the compiler has unrolled advances its counter by more than one.
+        A condition compares a counter with a bound; a loop that the compiler has unrolled counts in steps of more than one.
         """
         if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(match.group(1))
