@@ -84,6 +84,7 @@ def assert_same(ours, theirs):
     assert max(gaps.values()) <= TOLERANCE, max(gaps.items(), key=lambda item: item[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "olmo2", "gemma3"])
 def test_gradients_are_those_of_torch_with_and_without_adapters(name, tmp_path):
     config = CONFIGS[name]
