@@ -174,6 +174,11 @@ def test_a_link_whose_test_questions_stand_in_another_role_is_refused(role):
         pipeline.link(one, None, None)
 
 
+def artefacts(workdir):
+    """Label -> artefact of the last run in this folder."""
+    return json.loads((workdir / "runs.json").read_text())
+
+
 def test_demonstrations_are_each_models_own_and_never_asked(finished, monkeypatch):
     seen, stage = {}, pipeline.Run.stage
 
@@ -184,7 +189,10 @@ def test_demonstrations_are_each_models_own_and_never_asked(finished, monkeypatc
     monkeypatch.setattr(pipeline.Run, "stage", recorded)
     config = toy.get_config()
     config.methods, config.teacher.shots, config.student.shots = ("naive",), 2, 1
+    plain = artefacts(finished[0])
     run(finished[0], config)
+    for label in ("answer target", "answer test teacher", "answer test base", "teach naive"):
+        assert artefacts(finished[0])[label] != plain[label], label
     source = toy.make(seed=0).gold("source")
     answer_of = {i: final for i, (final, *_) in zip(source.question_id, source.accepted, strict=True)}
     for label, shots in {
@@ -221,6 +229,8 @@ def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
     assert pipeline.gather(shuffled, looked, gold, {"ntf": "its scores", "other": "?"}) == {"score/ntf": "its scores"}
     with pytest.raises(ValueError, match="method 'oracle': trust 'controls' needs 'correct'"):
         pipeline.gather(oracle, looked, None, {})
+    with pytest.raises(ValueError, match="needs 'score/ntf', but there is only score/other"):
+        pipeline.gather(shuffled, looked, gold, {"other": "?"})
 
 
 def test_more_rows_compile_no_new_program(finished, tmp_path):
