@@ -57,7 +57,8 @@ def hidden(config) -> dict[str, Any]:
 
     run, model, rows = opened(config, "teacher")
     token = [prompt + completion for prompt, completion in rows]
-    lm, section = run.load(model), config.teacher
+    section = config.teacher
+    lm = run.load(model, section.param_dtype)
     shape, compute = Shape(**section.shape), pipeline.compute_of(run, section)
     empty = Ragged.of([[] for _ in rows], np.int32)
     rollout = Rollout(Ragged.of([p for p, _ in rows], np.int32), Ragged.of([c for _, c in rows], np.int32), empty)
@@ -93,7 +94,8 @@ def sft(config) -> dict[str, Any]:
 
     run, model, rows = opened(config, "student")
     token = [prompt + completion for prompt, completion in rows]
-    lm, section = run.load(model), config.student
+    section = config.student
+    lm = run.load(model, section.param_dtype)
     training, compute = pipeline.training_of(section.training), pipeline.compute_of(run, section)
     if not training.lora_rank:
         raise ValueError("student.training.lora_rank=0: the peers train adapters; set it to 1 or more")

@@ -39,7 +39,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
 )
 TIER = {area: number for number, areas in enumerate(TIERS) for area in areas}
 GOLD_DOOR = "w2s_jax/pipeline.py"
-READS_ENVIRONMENT = ("experiments/main.py", "launch/")
+READS_ENVIRONMENT = ("experiments/main.py", "experiments/doctor.py", "launch/")
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
 UNSAFE_KEYWORDS = {"allow_pickle", "trust_remote_code"}

@@ -13,8 +13,8 @@ from w2s_jax.models import attention
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.sharding import make_mesh
 
-B, L, H, J, C = 2, 128, 4, 2, 16
-LENGTHS = [[50, 1, 60, 17], [127]]
+B, L, H, J, C = 2, 256, 4, 2, 16
+LENGTHS = [[50, 1, 60, 145], [250]]
 SEGMENT = np.zeros((B, L), np.int32)
 for b, lengths in enumerate(LENGTHS):
     SEGMENT[b, : sum(lengths)] = np.repeat(np.arange(len(lengths)) + 1, lengths)

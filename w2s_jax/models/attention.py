@@ -6,7 +6,7 @@ float32 at least.
 
     name     where    what                                                    scores in memory
     auto     any      the one below that suits the device and the dtype
-    xla      any      two einsums                                             yes
+    xla      any      matrix products, block by block                         a block's
     jax      any      `jax.nn.dot_product_attention` as XLA compiles it       yes
     cudnn    GPU      the same through cuDNN; half precision only             no, but a mask as large
     splash   TPU      Pallas kernel that skips what no token sees             no
@@ -24,9 +24,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-VERSION = "3"
+VERSION = "4"
 LANES = 128
 """The splash kernel takes rows whose length is a multiple of this."""
+BLOCK = 128
+"""Queries that `xla` attends for at once in packed rows."""
 
 
 @flax.struct.dataclass
@@ -80,15 +82,33 @@ def within(here: jax.Array, there: jax.Array, window: int) -> jax.Array:
 
 
 def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
-    """Attends by two einsums; the scores [B,J,H/J,T,S] exist in memory."""
+    """Attends by matrix products; the scores exist in memory.
+
+    Rows of whole blocks are done `BLOCK` queries at a time, each block with the keys up to its end (and within the window): what
+    lies behind is never computed.
+    """
+    L = q.shape[1]
+    if sight.segment is None or L <= BLOCK or L % BLOCK:
+        return dense(q, k, v, sight.mask, scale)
+    parts = []
+    for start in range(0, L, BLOCK):
+        here = slice(start, start + BLOCK)
+        seen = slice(max(0, start - sight.window + 1) if sight.window else 0, start + BLOCK)
+        parts.append(dense(q[:, here], k[:, seen], v[:, seen], sight.mask[:, here, seen], scale))
+    return jnp.concatenate(parts, axis=1)
+
+
+def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+    """Attends everywhere, then masks; the query heads of a key-value head are laid end to end, as rows of one product."""
     B, T, H, C = q.shape
-    J = k.shape[2]
+    S, J = k.shape[1:3]
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    grouped = q.reshape(B, T, J, H // J, C)
-    score = jnp.einsum("btjgc,bsjc->bjgts", grouped, k, preferred_element_type=wide) * scale
-    score = jnp.where(sight.mask[:, None, None], score, jnp.finfo(wide).min)
-    share = jax.nn.softmax(score, axis=-1).astype(v.dtype)
-    return jnp.einsum("bjgts,bsjc->btjgc", share, v).reshape(B, T, H, C)
+    stacked = q.reshape(B, T, J, H // J, C).transpose(0, 2, 3, 1, 4).reshape(B, J, H // J * T, C)
+    score = jnp.einsum("bjtc,bsjc->bjts", stacked, k, preferred_element_type=wide).reshape(B, J, H // J, T, S) * scale
+    score = jnp.where(mask[:, None, None], score, jnp.finfo(wide).min)
+    share = jax.nn.softmax(score, axis=-1).astype(v.dtype).reshape(B, J, H // J * T, S)
+    out = jnp.einsum("bjts,bsjc->bjtc", share, v).reshape(B, J, H // J, T, C)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C)
 
 
 def fused(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float, *, implementation: str) -> jax.Array:
