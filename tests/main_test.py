@@ -141,6 +141,23 @@ def test_a_run_on_another_back_end_than_required_is_refused(tmp_path):
         main.run(toy.get_config(), workdir=str(tmp_path), store=str(tmp_path / "store"), require_backend="tpu")
 
 
+def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_forgotten(tmp_path, monkeypatch):
+    from tests import toy
+    from w2s_jax import pipeline, recovery
+
+    def link(run, teacher, student):
+        run.stage("teach", lambda work, **inputs: None, label="teach ntf", seed=run.seed)
+        return recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {})
+
+    monkeypatch.setattr(pipeline, "link", link)
+    monkeypatch.setattr(pipeline, "find_model", lambda run, word: word)
+    config = toy.get_config("seeds=2")
+    for seeds, labels in (((0, 1), {"seed 0 teach ntf", "seed 1 teach ntf"}), ((1,), {"teach ntf"})):
+        config.seeds = seeds
+        main.run(config, workdir=str(tmp_path), store=str(tmp_path / "store"))
+        assert set(json.loads((tmp_path / "runs.json").read_text())) == labels
+
+
 def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
     labels = {"teach ntf": "teach-1", "seed 3 teach ntf": "teach-2", "calibrate ntf": "calibrate-1", "answer ntf": "answer-1"}
     for folder, inside in (("teach-1", "model"), ("teach-2", "model"), ("calibrate-1", "trust"), ("answer-1", "model")):

@@ -191,7 +191,7 @@ def test_demonstrations_are_each_models_own_and_never_asked(finished, monkeypatc
     config.methods, config.teacher.shots, config.student.shots = ("naive",), 2, 1
     plain = artefacts(finished[0])
     run(finished[0], config)
-    for label in ("answer target", "answer test teacher", "answer test base", "teach naive"):
+    for label in ("answer target", "observe target", "answer test teacher", "answer test base", "teach naive"):
         assert artefacts(finished[0])[label] != plain[label], label
     source = toy.make(seed=0).gold("source")
     answer_of = {i: final for i, (final, *_) in zip(source.question_id, source.accepted, strict=True)}

@@ -1,5 +1,7 @@
 """What finding a plug-in promises: one file and one word, and an error that says what there is."""
 
+import importlib
+
 import pytest
 
 from w2s_jax import plugins, selection
@@ -40,6 +42,27 @@ def test_only_files_with_the_entry_function_are_offered():
     words = plugins.available("trust")
     assert {"confidence", "neural"} <= set(words)
     assert "artefact" not in words
+
+
+def test_a_file_offers_what_it_defines_assigns_or_imports(tmp_path, monkeypatch):
+    sources = {
+        "defined": "def make(): pass",
+        "assigned": "make = dict",
+        "imported": "from builtins import dict as make",
+        "hidden": "class A:\n    def make(self): pass\nmake_up = 1\nfrom os import path",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.setattr(importlib.import_module("w2s_jax.trust"), "__path__", [str(tmp_path)])
+    assert plugins.available("trust") == ["assigned", "defined", "imported"]
+
+
+def test_defaults_are_those_of_the_signature_without_importing_it(fork, tmp_path):
+    with (tmp_path / "plain" / "theirs.py").open("a") as file:
+        file.write("\nraise ImportError('nobody asked for more than the signature')\n")
+    assert plugins.defaults("trust", "plain.theirs") == {"lr": 0.1}
+    with pytest.raises(ValueError, match=r"plain.empty has no function make\(\)"):
+        plugins.defaults("trust", "plain.empty")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_without_gold_everything_is_written_and_says_so(tmp_path, scored):
     table = report.terminal_table([r for t in trials for r in recovery.recover(t)], recovery.summarise(trials))
     for text in (page, table, (tmp_path / "recovery.md").read_text()):
         assert "no gold" in text
+    assert "naive, ntf: no gold" in table
     assert "1 seed (intervals cover questions, not training)" in page
 
 

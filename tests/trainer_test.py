@@ -98,13 +98,22 @@ def test_checkpoints_work_in_a_relative_folder(lm, tmp_path, monkeypatch):
     assert (tmp_path / "here" / "checkpoints" / "5").exists()
 
 
-def test_accumulation_gives_the_gradients_of_one_large_batch(lm, tmp_path):
-    students = [
-        teach(lm, lesson(), tmp_path / str(A), dataclasses.replace(FULL, accumulation=A), Shape(16, 8 // A, 4))
-        for A in (1, 2, 4)
-    ]
-    for other in students[1:]:
-        for a, b in zip(leaves(students[0]), leaves(other), strict=True):
+def test_accumulation_gives_the_loss_and_the_gradients_of_one_large_batch(lm, tmp_path):
+    weighted = lesson(weight=np.linspace(0.1, 1, 48, dtype=np.float32))
+
+    def run(A):
+        told, training = [], dataclasses.replace(FULL, accumulation=A)
+        student = teach(
+            lm, weighted, tmp_path / str(A), training, Shape(16, 8 // A, 4),
+            log=lambda step, metrics: told.append((step, metrics["loss"], metrics["grad_norm"])),
+        )  # fmt: skip
+        return leaves(student), told
+
+    whole, told = run(1)
+    for A in (2, 4):
+        student, found = run(A)
+        np.testing.assert_allclose(found, told, rtol=1e-3)
+        for a, b in zip(whole, student, strict=True):
             assert abs(a - b).max() <= 1e-4 * abs(a).max()
 
 
@@ -336,7 +345,10 @@ def test_the_rate_warms_up_and_falls_to_nothing_behind_the_last_step(schedule, e
 
 def plan(n=7, key=0, **changes):
     """A plan over rows of two prompt and three answer tokens that name their question; two rows fit a device row."""
-    encode = lambda question, final: ([10, 11], [20 + int(question.id[1:]), *map(ord, final), 1])  # noqa: E731
+
+    def encode(question, final):
+        return [10, 11], [20 + int(question.id[1:]), *map(ord, final), 1]
+
     rows = dataclasses.replace(lesson(n=n, final="z"), **changes)
     return sft.make().plan(rows, encode, Shape(10, 2, 2), jax.random.key(key))
 

@@ -342,6 +342,7 @@ def test_an_overfitted_head_is_still_calibrated_and_its_best_epoch_is_kept():
     score = probability(state, x_val)
     assert metrics.auc(score, correct_val) == pytest.approx(quality.max(), abs=1e-4)
     assert score.mean() == pytest.approx(correct_val.mean(), abs=0.01)
+    assert abs(state["slope"] - 1) > 0.05, "the held-back rows have a say"
 
 
 @pytest.mark.parametrize("changed", [{"dropout": 0.5}, {"drop_path": 0.5}, {"weight_decay": 30.0}, {"class_weight": 0.0}])
@@ -401,9 +402,15 @@ def test_many_rows_are_scored_as_each_would_be_alone(fitted):
 def test_held_back_rows_are_not_trained_on_and_say_how_good_the_head_is(monkeypatch):
     evidence, correct = world()
     seen, real = [], neural.train
-    monkeypatch.setattr(neural, "train", lambda *args, **kw: (seen.extend(args), real(*args, **kw))[1])
+
+    def watched(*args, **kw):
+        state, record = real(*args, **kw)
+        seen.extend((*args[:5], record["quality"]))
+        return state, record
+
+    monkeypatch.setattr(neural, "train", watched)
     head = neural.make(**SMALL).fit(evidence, correct, KEY)
-    x, right, mask, x_val, right_val = map(np.asarray, seen[:5])
+    x, right, mask, x_val, right_val, quality = map(np.asarray, seen)
     assert len(x) == len(right) == mask.sum() == 240 and len(x_val) == len(right_val) == 60
     rows = {tuple(row): bool(c) for row, c in zip(evidence.x[:, 0].tolist(), correct, strict=True)}
     assert not {tuple(row) for row in x.tolist()} & {tuple(row) for row in x_val.tolist()}
@@ -411,7 +418,7 @@ def test_held_back_rows_are_not_trained_on_and_say_how_good_the_head_is(monkeypa
         assert rows[tuple(row)] == c
     held = Evidence(Answers(*[tuple(map(str, range(60)))] * 3), x_val[:, None])
     assert head.held_back["quality"] == pytest.approx(metrics.auc(head.score(held), right_val > 0), abs=1e-6)
-    assert 1 <= head.held_back["epoch"] <= SMALL["epochs"]
+    assert quality[int(head.held_back["epoch"]) - 1] == quality.max() == np.float32(head.held_back["quality"])
 
 
 def test_the_held_back_split_is_the_keys_and_leaves_a_question_on_each_side():
