@@ -36,6 +36,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "wandb": ["wandb"],
         "gcs": ["gcsfs"],
+        "quant": ["qwix>=0.1.8"],
         "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11"],
     },
 )
