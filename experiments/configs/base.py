@@ -93,7 +93,7 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.temperature = 0.0  # 0 = greedy
     c.max_new_tokens = 512
     c.param_dtype = (
-        "float32"  # of the parameters; "bfloat16" halves a teacher, or a student under LoRA (its merged adapters too)
+        "float32"  # of parameters; "bfloat16" for a teacher, or a student under LoRA: merged adapters are rounded too
     )
     c.dtype = "float32"  # of activations
     c.attention = "xla"  # xla, jax
