@@ -1,6 +1,7 @@
 """Bad input as a user meets it, through a whole run: one error that names the value, what is allowed and what to change."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -165,6 +166,16 @@ def test_bfloat16_parameters_are_for_what_is_frozen(config, refused):
     refused("parameters in bfloat16 cannot all be trained", "set student.param_dtype to 'float32'", "lora_rank above 0")
     config.teacher.param_dtype = "int8"
     refused("param_dtype='int8': allowed are float32, bfloat16", "change it in the config")
+
+
+def test_fewer_bits_are_for_a_frozen_base_and_need_their_package(config, refused, monkeypatch):
+    config.student.quantise = "int3"
+    refused("quantise='int3': allowed are '' (not), int8, nf4", "change student.quantise")
+    config.student.quantise = "int8"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused("pip install 'w2s_jax[quant]'", "or set student.quantise to ''")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    refused("student.quantise='int8' is for a frozen base", "lora_rank above 0")
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])

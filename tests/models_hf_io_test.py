@@ -286,11 +286,36 @@ def test_damaged_and_missing_files_are_named(saved, tmp_path):
     with pytest.raises(ValueError, match="neither model.safetensors nor"):
         hf_io.load(saved)
     hf_io.save(LM(CONFIG, noise(CONFIG), WORDS), saved, max_shard_bytes=3000)
-    (shard := next(saved.glob("model-00002*"))).unlink()
+    shard = next(saved.glob("model-00002*"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match=f"{shard.name} has .* cut off or damaged; fetch it again"):
+        hf_io.load(saved)
+    shard.write_bytes(whole)
+    index = json.loads((saved / checkpoint.INDEX).read_text())
+    lost = index | {"weight_map": index["weight_map"] | {"model.extra.weight": shard.name}}
+    (saved / checkpoint.INDEX).write_text(json.dumps(lost))
+    with pytest.raises(ValueError, match="names 1 tensors that are in no shard, such as model.extra.weight"):
+        hf_io.load(saved)
+    (saved / checkpoint.INDEX).write_text(json.dumps(index))
+    hf_io.check(saved)
+    shard.unlink()
     with pytest.raises(ValueError, match=f"1 shards that are not there: {shard.name}"):
         hf_io.load(saved)
     with pytest.raises(ValueError, match="config.json does not exist"):
         hf_io.load(tmp_path / "nowhere")
+
+
+def test_a_header_that_contradicts_itself_is_named(saved):
+    file = saved / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"dtype":"F32"', b'"dtype":"F16"', 1))
+    with pytest.raises(ValueError, match=r"of shape .* in F16 cannot be \d+ bytes long; the file is damaged: fetch it again"):
+        hf_io.check(saved)
+    length = int.from_bytes(whole[:8], "little")
+    file.write_bytes(whole[:8] + b"[]".ljust(length) + whole[8 + length :])
+    with pytest.raises(ValueError, match="is no safetensors file: its header is no JSON object"):
+        hf_io.check(saved)
 
 
 def test_a_directory_is_judged_without_its_tensors_or_tokenizer(saved, monkeypatch):

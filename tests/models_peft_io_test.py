@@ -220,7 +220,7 @@ def test_damaged_and_missing_files_are_named(saved, tmp_path):
     with pytest.raises(ValueError, match="has no adapter_model.safetensors.*safe_serialization"):
         peft_io.load(path, tiny.CONFIG)
     edit(path, base_model_name_or_path=None)
-    with pytest.raises(ValueError, match="base_model_name_or_path = None; write the directory or the hub id"):
+    with pytest.raises(ValueError, match="base_model_name_or_path = None; write the directory or hub id"):
         peft_io.base_of(path)
     (path / peft_io.CONFIG).write_text("{")
     with pytest.raises(ValueError, match="adapter_config.json is no JSON"):

@@ -1,6 +1,7 @@
 """One device or eight: the same numbers. Runs in one subprocess, because the number of simulated devices is fixed at start."""
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -107,6 +108,14 @@ def gaps(path) -> None:
             loaded, plain = hf_io.load(path, mesh=mesh).params, hf_io.load(path).params
             assert jax.tree.map(lambda x: x.sharding, loaded) == sharding.param_shardings(loaded, mesh)
             print("load", max(map(gap, jax.tree.leaves(loaded), jax.tree.leaves(plain))))
+            if importlib.util.find_spec("qwix"):
+                split, whole = (hf_io.load(path, mesh=m, quantise="int8").params for m in (mesh, None))
+                down = split["layers"]["block_0"]["mlp"]["down"]["kernel"]
+                assert [x.sharding.spec for x in (down.qvalue, down.scale)] == [
+                    P(None, "tensor", "fsdp"),
+                    P(None, None, "fsdp"),
+                ]
+                assert all(map(np.array_equal, jax.tree.leaves(split), jax.tree.leaves(whole)))
     one = results.pop("one")
     for mesh_name, result in results.items():
         for name, value in result.items():

@@ -386,6 +386,25 @@ def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, mo
     run(finished[0])
 
 
+@pytest.mark.slow
+def test_a_quantised_base_is_taught_and_leaves_a_plain_model(finished, tmp_path):
+    pytest.importorskip("qwix")
+    config, store = toy.get_config(), Store(finished[0] / "store", log=lambda line: None)
+    config.methods, config.student.quantise, config.student.training.lora_rank = ("naive",), "int8", 2
+    main.run(config, workdir=str(tmp_path), store=str(store.root))
+    one = pipeline.Run(config, 0, store, lambda *a: None)
+    merged, adapted, base = (
+        one.load(pipeline.find_model(one, str(word)), "float32").params["layers"]["block_0"]["mlp"]["up"]["kernel"]
+        for word in (tmp_path / "student" / "naive", tmp_path / "adapter" / "naive", "pretrain:strong")
+    )
+    # The student is the widened base and its adapter; the adapter alone goes on the base as it was.
+    rounded = np.abs(merged - adapted).max(1) / np.abs(base).max(1)
+    assert 0 < rounded.max() <= 0.5 / 127.5 * 1.001
+    config.student.model = str(tmp_path / "adapter" / "naive")
+    with pytest.raises(ValueError, match="is an adapter, whose base cannot be quantised too"):
+        main.run(config, workdir=str(tmp_path), store=str(store.root))
+
+
 def test_the_report_is_the_same_bytes_from_another_store(finished, tmp_path):
     one = pathlib.Path(main.run(toy.get_config(), workdir=str(finished[0]), store=str(finished[0] / "store"))) / "recovery.json"
     two = pathlib.Path(main.run(toy.get_config(), workdir=str(tmp_path), store=str(tmp_path / "store"))) / "recovery.json"

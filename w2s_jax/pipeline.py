@@ -23,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from w2s_jax import answering, features, files, metrics, plugins, recovery, scoring, selection
-from w2s_jax.models import hf_io, hub, lora, peft_io, sharding
+from w2s_jax.models import hf_io, hub, lora, peft_io, quantised, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
@@ -82,22 +82,22 @@ class Run:
     store: Store
     log: Log
     prefix: str = ""
-    loaded: dict[tuple[Model, str], LM] = dataclasses.field(default_factory=dict, compare=False)
+    loaded: dict[tuple[Model, str, str], LM] = dataclasses.field(default_factory=dict, compare=False)
 
     def stage(self, name: str, fn: Callable[..., Any], /, *, label: str, **inputs: Any) -> Stored:
         """`Store.stage` under this run's label."""
         return self.store.stage(name, fn, label=self.prefix + label, **inputs)
 
-    def load(self, model: Model, param_dtype: str) -> LM:
+    def load(self, model: Model, param_dtype: str, quantise: str = "") -> LM:
         """The model itself, on the mesh, its parameters in that format; the last one stays loaded, two never are."""
-        if (model, param_dtype) not in self.loaded:
+        if (model, param_dtype, quantise) not in self.loaded:
             self.loaded.clear()
-            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, key=model.key)
+            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, quantise=quantise, key=model.key)
             if model.adapter:
                 adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
                 lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
-            self.loaded[model, param_dtype] = lm
-        return self.loaded[model, param_dtype]
+            self.loaded[model, param_dtype, quantise] = lm
+        return self.loaded[model, param_dtype, quantise]
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
@@ -178,6 +178,11 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
         ValueError: whatever a stage refuses, and roles that are not disjoint.
     """
     rows = check(run.config)
+    if student.adapter and run.config.student.quantise:
+        raise ValueError(
+            f"{student.adapter} is an adapter, whose base cannot be quantised too: merge it with PEFT (merge_and_unload) and "
+            "name the merged directory, or set student.quantise to '' in the config"
+        )
     marked = uses_target_gold(rows)
     source, target, test = (ask(run.task, role) for role in ROLES)
     refuse_overlap(source=source, target=target, test=test)
@@ -309,6 +314,13 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
                 f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
             )
     training_of(config.student.training).refuse_narrow(config.student.param_dtype)
+    if config.student.quantise:
+        quantised.require(config.student.quantise)
+        if not config.student.training.lora_rank:
+            raise ValueError(
+                f"student.quantise={config.student.quantise!r} is for a frozen base: set student.training.lora_rank above 0, "
+                "or student.quantise to '' in the config"
+            )
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
         Shape(**section.training.shape)
@@ -680,7 +692,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
     objective = plugins.make("objective", word, **args)
 
     def fn(work, **inputs):
-        lm = run.load(student, section.param_dtype)
+        lm = run.load(student, section.param_dtype, section.quantise)
         taught = trainer.teach(
             lm,
             lesson,
@@ -713,6 +725,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         asking=asking,
         shown=shown,
         computing=computing_of(run, section),
+        quantise=section.quantise,
         seed=run.seed,
     )
 

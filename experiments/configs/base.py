@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 7 teach: the student
     c.student = model("", style="letter")
+    c.student.quantise = ""  # "int8" or "nf4": the frozen base is taught in fewer bits (LoRA; pip install 'w2s_jax[quant]')
     c.student.objective = "sft"
     c.student.sft = ConfigDict(keywords("objective", "sft"))
     c.student.training = training()

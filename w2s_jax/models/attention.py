@@ -84,8 +84,8 @@ def within(here: jax.Array, there: jax.Array, window: int) -> jax.Array:
 def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
     """Attends by matrix products; the scores exist in memory.
 
-    Rows of whole blocks are done `BLOCK` queries at a time, each block with the keys up to its end (and within the window): what
-    lies behind is never computed.
+    Rows of whole blocks are done `BLOCK` queries at a time, each block with the keys up to its end (and within the window):
+    what lies behind is never computed.
     """
     L = q.shape[1]
     if sight.segment is None or L <= BLOCK or L % BLOCK:

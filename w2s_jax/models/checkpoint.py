@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +58,7 @@ def header(file: pathlib.Path) -> dict[str, Tensor]:
     """Reads the header of one safetensors file and checks that the file is complete.
 
     Raises:
-        ValueError: the file is cut off, or is no safetensors file.
+        ValueError: the file is cut off, contradicts itself, or is no safetensors file.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -70,7 +71,16 @@ def header(file: pathlib.Path) -> dict[str, Tensor]:
             entries = json.loads(stream.read(length))
         except ValueError as error:
             raise ValueError(f"{file} is no safetensors file: {error}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{file} is no safetensors file: its header is no JSON object; fetch it again")
     entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        first, end = entry["data_offsets"]
+        if entry["dtype"] in DTYPES and end - first != math.prod(entry["shape"]) * np.dtype(DTYPES[entry["dtype"]]).itemsize:
+            raise ValueError(
+                f"{file}: {name} of shape {tuple(entry['shape'])} in {entry['dtype']} cannot be {end - first} bytes long; the "
+                "file is damaged: fetch it again"
+            )
     needed = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if size != needed:
         raise ValueError(f"{file} has {size} bytes, its header speaks of {needed}: it is cut off or damaged; fetch it again")

@@ -1,5 +1,6 @@
 """Models from and to Hugging Face directories; no conversion step, no remote code, no torch."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
 from w2s_jax import files, processes
-from w2s_jax.models import checkpoint, decoder, sharding
+from w2s_jax.models import checkpoint, decoder, quantised, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import family
 from w2s_jax.models.families.names import Name
@@ -24,7 +25,14 @@ from w2s_jax.types import LM
 VERSION = "2"
 
 
-def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None, key: str | None = None) -> LM:
+def load(
+    path: str | pathlib.Path,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: Any = None,
+    quantise: str = "",
+    key: str | None = None,
+) -> LM:
     """Loads a model and its tokenizer.
 
     Weights are read slice by slice straight to where they belong; see `read_params` for what the host holds meanwhile.
@@ -33,6 +41,7 @@ def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dty
         path: a local directory with `config.json`, safetensors files and `tokenizer.json`.
         mesh: places parameters by `sharding.RULES`; None = all on the first device.
         dtype: of the parameters; None = as stored (training wants float32 masters).
+        quantise: format of `quantised.FORMATS` for the kernels of the blocks, for training adapters on; "" = none.
         key: the directory's `files.content_key` if already known; None = compute it.
 
     Raises:
@@ -48,7 +57,7 @@ def load(path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dty
     found, foreign = text_tensors(path, config)
     if foreign:
         logging.warning("%s: read as a text model; %d other tensors, such as %s, are left out", path, len(foreign), foreign[0])
-    params = read_params(config, found, mesh, dtype)
+    params = read_params(config, found, mesh, dtype, quantise)
     return LM(config, params, tokenizer, files.content_key(path) if key is None else key)
 
 
@@ -129,7 +138,11 @@ def entries(config: DecoderConfig) -> Iterator[tuple[str, int | None, str, tuple
 
 
 def read_params(
-    config: DecoderConfig, found: Mapping[str, checkpoint.Tensor], mesh: jax.sharding.Mesh | None, dtype: Any
+    config: DecoderConfig,
+    found: Mapping[str, checkpoint.Tensor],
+    mesh: jax.sharding.Mesh | None,
+    dtype: Any,
+    quantise: str = "",
 ) -> Any:
     """Reads all parameters of a checked directory, tensor by tensor in the order of its files.
 
@@ -141,38 +154,79 @@ def read_params(
     stored: dict[str, list[np.dtype]] = {}
     for ours, _, hf, _ in table:
         stored.setdefault(ours, []).append(np.dtype(checkpoint.DTYPES[found[hf].dtype]))
-    params: dict[str, jax.Array] = {}
+    params: dict[str, Any] = {}
     written = None
     for ours, row, hf, name in table:
-        shape, kind = shapes[ours].shape, jnp.result_type(*stored[ours]) if dtype is None else jnp.dtype(dtype)
+        leaf = shapes[ours].update(dtype=jnp.result_type(*stored[ours]) if dtype is None else jnp.dtype(dtype))
         if mesh is None:
             place = part = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         else:
-            place = sharding.sharding_of(ours, shape, mesh)
+            place = sharding.sharding_of(ours, leaf.shape, mesh)
             spec = place.spec if row is None else place.spec[1:]
             part = jax.sharding.NamedSharding(mesh, P(*(swapped(spec) if name.transposed else spec)))
         raw = jax.make_array_from_callback(found[hf].shape, part, once(found[hf].view()))
         jax.block_until_ready(written)  # or reading would run ahead of the devices, and pile up tensors on the host
-        if row is None and not name.transposed and raw.dtype == kind:
+        form = Form(name.transposed, leaf.dtype, quantise if name.in_block and name.transposed else "")
+        if row is None and form == Form(False, raw.dtype, ""):
             written = raw
         elif row is None:
-            written = jax.jit(laid_out, static_argnums=(1, 2), out_shardings=place)(raw, name.transposed, kind)
+            written = jax.jit(in_form, static_argnums=1, out_shardings=form.places(leaf, place))(raw, form)
         else:
-            stack = params.pop(ours) if ours in params else jnp.zeros(shape, kind, device=place)
-            write = jax.jit(with_row, static_argnums=3, out_shardings=place, donate_argnums=0)
-            written = write(stack, np.int32(row), raw, name.transposed)
+            stack = params.pop(ours) if ours in params else form.empty(leaf, place)
+            write = jax.jit(with_row, static_argnums=3, out_shardings=form.places(leaf, place), donate_argnums=0)
+            written = write(stack, np.int32(row), raw, form)
         params[ours] = written
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def with_row(stack: jax.Array, row: jax.Array, raw: jax.Array, transposed: bool) -> jax.Array:
+def in_form(raw: jax.Array, form: "Form") -> Any:
+    """Calls `form`; a function of the module, so that its program is compiled once."""
+    return form(raw)
+
+
+def with_row(stack: Any, row: jax.Array, raw: jax.Array, form: "Form") -> Any:
     """Replaces a row of a stack by a tensor as it is on disk."""
-    return jax.lax.dynamic_update_index_in_dim(stack, laid_out(raw, transposed, stack.dtype), row, 0)
+    return jax.tree.map(lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, row, 0), stack, form(raw))
 
 
-def laid_out(raw: jax.Array, transposed: bool, dtype: np.dtype) -> jax.Array:
-    """Turns a tensor as it is on disk into ours; devices do that many times faster than the host."""
-    return (swap(raw) if transposed else raw).astype(dtype)
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What happens on the devices to a tensor as it is on disk; they do it many times faster than the host.
+
+    Attributes:
+        transposed: whether its last two axes are swapped.
+        dtype: what it is converted to.
+        quantise: format that it is packed in, or "".
+    """
+
+    transposed: bool
+    dtype: np.dtype
+    quantise: str
+
+    def __call__(self, raw: jax.Array) -> Any:
+        x = (swap(raw) if self.transposed else raw).astype(self.dtype)
+        return quantised.pack(x, self.quantise) if self.quantise else x
+
+    def parts(self, leaf: jax.ShapeDtypeStruct) -> Any:
+        """The shapes of what a parameter of our shape and dtype becomes: of itself, or of its codes and scales."""
+        return jax.eval_shape(lambda x: quantised.pack(x, self.quantise), leaf) if self.quantise else leaf
+
+    def places(self, leaf: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> Any:
+        """Where these go, given the parameter's place: scales are split where the parameter is, but along its inputs."""
+
+        def place_of(part: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+            if part.shape == leaf.shape or not isinstance(place, jax.sharding.NamedSharding):
+                return place
+            axes = [axis if size == whole else None for axis, size, whole in zip(place.spec, part.shape, leaf.shape)]
+            return jax.sharding.NamedSharding(place.mesh, P(*axes))
+
+        return jax.tree.map(place_of, self.parts(leaf))
+
+    def empty(self, leaf: jax.ShapeDtypeStruct, place: jax.sharding.Sharding) -> Any:
+        """Zeros in their shapes and places."""
+        return jax.tree.map(
+            lambda part, place: jnp.zeros(part.shape, part.dtype, device=place), self.parts(leaf), self.places(leaf, place)
+        )
 
 
 def swap(x: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from w2s_jax.models import attention
+from w2s_jax.models import attention, quantised
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.rope import rotate
 
@@ -86,7 +86,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.normal(self.init_std), (x.shape[-1], self.width), jnp.float32)
-        y = x @ kernel.astype(self.dtype)
+        y = quantised.product(x, kernel, self.dtype)
         if self.bias:
             y += self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32).astype(self.dtype)
         if self.has_variable("lora", "a"):

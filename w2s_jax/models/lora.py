@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from w2s_jax.models import quantised
+
 VERSION = "1"
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -73,12 +75,12 @@ def merge(params: Any, adapters: Adapters) -> Any:
     """Adds the adapters to the kernels: the same function without adapters, up to rounding in the kernels' dtype.
 
     Args:
-        params: parameters; not changed.
+        params: parameters; not changed. Packed kernels are widened, so that the result is what was trained.
         adapters: what to add.
     """
     flat, factors = traverse_util.flatten_dict(params), traverse_util.flatten_dict(adapters.tree)
     for path in (path[:-1] for path in factors if path[-1] == "a"):
-        kernel, a, b = flat[*path, "kernel"], factors[*path, "a"], factors[*path, "b"]
+        kernel, a, b = quantised.widen(flat[*path, "kernel"]), factors[*path, "a"], factors[*path, "b"]
         delta = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest") * adapters.scale
         flat[*path, "kernel"] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
-    return traverse_util.unflatten_dict(flat)
+    return traverse_util.unflatten_dict({path: quantised.widen(leaf) for path, leaf in flat.items()})

@@ -104,7 +104,7 @@ class Training:
         Raises:
             ValueError: all parameters are trained, and `dtype` has less than 32 bits.
         """
-        if not self.lora_rank and jnp.finfo(dtype).bits < 32:
+        if not self.lora_rank and jnp.dtype(dtype).itemsize < 4:
             raise ValueError(
                 f"parameters in {dtype} cannot all be trained: steps are smaller than their rounding; set "
                 "student.param_dtype to 'float32' (student.dtype='bfloat16' still computes in it), or lora_rank above 0"
