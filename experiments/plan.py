@@ -3,8 +3,8 @@
     python -m experiments.plan --config=... --topology=v5e:4x4 | v5p:2x2x1 | gpu:h200x8 | cpu:2 [--json=FILE]
 
 Nothing is downloaded and no weights are read: a model is known by its hub id, its `config.json`, or its pretrain section. TPU
-topologies need libtpu (`pip install 'w2s_jax[plan]'`) and no TPU. Where something does not fit, the smallest change of the config
-with which it does is sought (--nosearch leaves that out).
+topologies need libtpu (`pip install 'w2s_jax[plan]'`) and no TPU. Where something does not fit, the smallest change of the
+config with which it does is sought (--nosearch leaves that out).
 """
 
 import dataclasses
@@ -110,12 +110,12 @@ def report(found: dict) -> str:
 
 
 ESTIMATE = "an ESTIMATE: the CPU's compiler stands in, rates are the data sheet's"
-COLUMNS = ("phase", "arguments", "temporary", "output", "beside", "needs", "of", "fits", "FLOPs", "moved", "roofline", "compiled")
+COLUMNS = "phase arguments temporary output beside needs of fits FLOPs moved roofline compiled".split()
 
 
 def table(phases: list[dict]) -> list[str]:
     """A line for each program; figures are of one device and one call."""
-    rows = [COLUMNS] + [
+    rows = [tuple(COLUMNS)] + [
         (
             phase["phase"],
             *(size(phase[name]) for name in ("arguments", "temporaries", "output", "beside", "needs", "memory")),

@@ -306,11 +306,13 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
     for who, section in (("teacher", config.teacher), ("student", config.student)):
         Shape(**section.shape)
         if section.param_dtype not in DTYPES:
-            raise ValueError(f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config")
+            raise ValueError(
+                f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
+            )
     if config.student.param_dtype != "float32" and not config.student.training.lora_rank:
         raise ValueError(
-            f"student.param_dtype={config.student.param_dtype!r} with student.training.lora_rank=0: parameters that are trained "
-            "are float32; set one of the two"
+            f"student.param_dtype={config.student.param_dtype!r} with student.training.lora_rank=0: parameters that are "
+            "trained are float32; change one of the two in the config"
         )
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)

@@ -142,9 +142,7 @@ def _score_tokens(run, prompt: Ragged, asked: Sequence[Asked]) -> np.ndarray:
     num_options = np.array([len(a.candidates) for a in asked])
     O = max(4, 1 << int(num_options.max() - 1).bit_length())  # few shapes: 4, 8, 16, ... options
     candidate = np.array([[option for (option,) in a.candidates] + [0] * (O - len(a.candidates)) for a in asked], np.int32)
-    logits = np.stack(run(candidate_logits, prompt, probe=prompt.length - 1, extra={"candidate": candidate})).astype(
-        np.float64
-    )
+    logits = np.stack(run(candidate_logits, prompt, probe=prompt.length - 1, extra={"candidate": candidate})).astype(np.float64)
     return np.where(np.arange(O) < num_options[:, None], logits, -np.inf)[:, : num_options.max()]
 
 
