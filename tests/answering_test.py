@@ -31,6 +31,23 @@ def test_an_answers_logp_is_that_of_the_tokens_that_spell_it_last(lm, final, ins
     assert answering.span_logp(lm.tokenizer, tokens, logp, final) == pytest.approx(logp[inside].mean())
 
 
+class Pieces:
+    """A tokenizer whose tokens are joined without spaces, as those of real models are."""
+
+    text = ("so", " it", " is", " 1", "7", "m", ".", " 1", "7", "!")
+
+    def decode(self, tokens):
+        return "".join(self.text[t] for t in tokens)
+
+
+@pytest.mark.parametrize(
+    ("final", "inside"), [("17", [7, 8]), ("7", [8]), ("17m", [3, 4, 5]), ("m", [5]), ("is 17", [2, 3, 4]), ("s", [2])]
+)
+def test_an_answers_tokens_are_found_inside_words_too(final, inside):
+    logp = -(2.0 ** np.arange(10))
+    assert answering.span_logp(Pieces(), np.arange(10), logp, final) == pytest.approx(logp[inside].mean())
+
+
 def test_an_answer_without_tokens_has_no_probability(lm):
     assert answering.span_logp(lm.tokenizer, np.zeros(0, int), np.zeros(0), "") == -np.inf
 

@@ -160,6 +160,13 @@ def test_an_unknown_number_format_is_refused(config, refused):
     refused("dtype='float23'", "float32", "bfloat16")
 
 
+def test_bfloat16_parameters_are_for_what_is_frozen(config, refused):
+    config.student.param_dtype = "bfloat16"
+    refused("parameters in bfloat16 cannot all be trained", "set student.param_dtype to 'float32'", "lora_rank above 0")
+    config.teacher.param_dtype = "int8"
+    refused("param_dtype='int8': allowed are float32, bfloat16", "change it in the config")
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
 def test_a_folder_without_a_fitted_head_is_refused(config, refused, tmp_path, folder):
     (tmp_path / "empty").mkdir()

@@ -134,6 +134,36 @@ def test_an_unknown_keyword_is_refused_with_the_known_ones(shared, tmp_path):
         main.run(config, workdir=str(tmp_path), store=shared)
 
 
+def test_a_run_on_another_back_end_than_required_is_refused(tmp_path):
+    from tests import toy
+
+    with pytest.raises(ValueError, match="--require_backend=tpu, but JAX found cpu only"):
+        main.run(toy.get_config(), workdir=str(tmp_path), store=str(tmp_path / "store"), require_backend="tpu")
+
+
+def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
+    labels = {"teach ntf": "teach-1", "seed 3 teach ntf": "teach-2", "calibrate ntf": "calibrate-1", "answer ntf": "answer-1"}
+    for folder, inside in (("teach-1", "model"), ("teach-2", "model"), ("calibrate-1", "trust"), ("answer-1", "model")):
+        (tmp_path / "store" / folder / inside).mkdir(parents=True)
+        (tmp_path / "store" / folder / inside / "name").write_text(folder)
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "mine.txt").write_text("")
+    (tmp_path / "run" / "student" / "naive").symlink_to(tmp_path / "store" / "teach-1")  # of a method that is gone
+    (tmp_path / "run" / "runs.json").write_text(json.dumps(labels))
+    for _ in range(2):
+        main.link_results(str(tmp_path / "run"), str(tmp_path / "store"))
+    found = {
+        str(p.relative_to(tmp_path / "run")): (p / "name").read_text() for p in (tmp_path / "run").glob("*/*") if p.is_dir()
+    }
+    assert found == {"student/ntf": "teach-1", "student/seed3_ntf": "teach-2", "trust/ntf": "calibrate-1"}
+    assert (tmp_path / "run" / "student" / "mine.txt").exists()
+
+
+def test_progress_leaves_standard_output_to_the_table(capsys):
+    main.say("half way")
+    assert tuple(capsys.readouterr()) == ("", "half way\n")
+
+
 def test_an_unwritable_workdir_is_refused(tmp_path):
     from tests import toy
 

@@ -1,5 +1,6 @@
 """The decoder's own laws: packing, probing, caching, adapters, log-probabilities, constant program size."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,13 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2s_jax.models import decoder, likelihood, lora
+from w2s_jax.models import attention, decoder, likelihood, lora, rope
 from w2s_jax.models.config import DecoderConfig
 
 # A group of two blocks and one left over exercise both ways in which blocks are stored.
 CONFIG = DecoderConfig(32, 16, 3, 4, 2, 6, 24, qkv_bias=True, qk_norm=True, pattern=("global", "global"), init_std=0.3)
 PARAMS = decoder.init(CONFIG, jax.random.key(0))
 MODEL = decoder.Decoder(CONFIG, lora_scale=0.5)
+# All that other families do differently, at once.
+OTHER = DecoderConfig(
+    32, 16, 3, 4, 2, 6, 24, norm_place="sandwich", norm_offset=1.0, qk_norm=True, qk_norm_joint=True, activation="gelu_tanh",
+    embed_scale=4.0, score_dim=10.0, tied=True, pattern=("local", "global"), window=3, local_rope_theta=1e3,
+    rope_scaling=rope.Linear(8.0), init_std=0.3,
+)  # fmt: skip
+WINDOW = {"local": {}, "global": dict(window=0, local_rope_theta=None)}
 LENGTHS = [5, 1, 7, 3]
 
 
@@ -50,9 +58,9 @@ def packed(rows):
     return token, segment, position
 
 
-def noisy_adapters():
+def noisy_adapters(params=PARAMS):
     draw = np.random.default_rng(5)
-    shapes = jax.eval_shape(lambda: lora.init(PARAMS, jax.random.key(1), 2))
+    shapes = jax.eval_shape(lambda: lora.init(params, jax.random.key(1), 2))
     return jax.tree.map(lambda x: draw.normal(0, 0.2, x.shape).astype(np.float32), shapes)
 
 
@@ -122,20 +130,22 @@ def test_probes_are_gathered_states_and_only_gathered_ones_leave_the_scan():
         decoder.resolve_layers((4,), 3)
 
 
-def test_cached_prefill_and_decode_equal_the_full_pass():
-    adapters = noisy_adapters()
+@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["plain", "other"])
+def test_cached_prefill_and_decode_equal_the_full_pass(config):
+    model, weights = decoder.Decoder(config, lora_scale=0.5), decoder.init(config, jax.random.key(0))
+    adapters = noisy_adapters(weights)
     words = texts([9, 6, 8, 7])
     token, segment, position = packed([[text] for text in words])
-    out, _, _ = run(MODEL, PARAMS, adapters, token, segment, position)
-    params, thin = jax.jit(lambda *trees: [decoder.unstack(CONFIG, tree) for tree in trees])(PARAMS, adapters)
+    out, _, _ = run(model, weights, adapters, token, segment, position)
+    params, thin = jax.jit(lambda *trees: [decoder.unstack(config, tree) for tree in trees])(weights, adapters)
     prompts = np.array([5, 2, 4, 6])
     # The cache is dirty: what a row held before must not be seen.
-    cache = jax.tree.map(lambda x: x + 3.0, decoder.init_cache(CONFIG, 4, 12))
+    cache = jax.tree.map(lambda x: x + 3.0, decoder.init_cache(config, 4, 12))
     extend = jax.jit(decoder.extend, static_argnums=0)
     place = np.broadcast_to(np.arange(6), (4, 6))
     # Padding claims position 0, which it must not overwrite.
     valid = place < prompts[:, None]
-    hidden, cache = extend(MODEL, params, thin, cache, token[:, :6], np.where(valid, place, 0), valid)
+    hidden, cache = extend(model, params, thin, cache, token[:, :6], np.where(valid, place, 0), valid)
     got = np.zeros(out.hidden.shape, np.float32)
     for b, length in enumerate(prompts):
         got[b, :length] = hidden[b, :length]
@@ -143,23 +153,25 @@ def test_cached_prefill_and_decode_equal_the_full_pass():
         at = (prompts + step)[:, None]
         on = at < np.array([[9], [6], [8], [7]])
         now = np.minimum(at, 11)
-        hidden, cache = extend(MODEL, params, thin, cache, np.take_along_axis(token, now, 1), now, on)
+        hidden, cache = extend(model, params, thin, cache, np.take_along_axis(token, now, 1), now, on)
         for b in np.flatnonzero(on):
             got[b, at[b]] = hidden[b]
     real = segment > 0
     close(got[real], np.asarray(out.hidden)[real])
-    logps = [jax.nn.log_softmax(decoder.logits(MODEL, params, x[real])) for x in (got, np.asarray(out.hidden))]
+    logps = [jax.nn.log_softmax(decoder.logits(model, params, x[real])) for x in (got, np.asarray(out.hidden))]
     np.testing.assert_allclose(*logps, atol=1e-5, rtol=0)
 
 
-def test_fresh_adapters_change_nothing_and_merged_ones_equal_applied_ones():
+@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["plain", "other"])
+def test_fresh_adapters_change_nothing_and_merged_ones_equal_applied_ones(config):
     batch = packed([texts([9]), texts([4, 5])])
-    base, _, _ = run(MODEL, PARAMS, None, *batch)
-    fresh, _, _ = run(MODEL, PARAMS, lora.init(PARAMS, jax.random.key(1), 2), *batch)
+    model, params = decoder.Decoder(config, lora_scale=0.5), decoder.init(config, jax.random.key(0))
+    base, _, _ = run(model, params, None, *batch)
+    fresh, _, _ = run(model, params, lora.init(params, jax.random.key(1), 2), *batch)
     close(fresh.hidden, base.hidden)
-    adapters = noisy_adapters()
-    applied, _, _ = run(MODEL, PARAMS, adapters, *batch)
-    merged, _, _ = run(MODEL, lora.merge(PARAMS, lora.Adapters(adapters, 2, 1.0)), None, *batch)
+    adapters = noisy_adapters(params)
+    applied, _, _ = run(model, params, adapters, *batch)
+    merged, _, _ = run(model, lora.merge(params, lora.Adapters(adapters, 2, 1.0)), None, *batch)
     close(merged.hidden, applied.hidden)
     assert np.abs(applied.hidden - base.hidden).max() > 0.01 * np.abs(base.hidden).max()
 
@@ -197,15 +209,18 @@ def test_rematerialisation_and_back_end_change_neither_loss_nor_gradients():
             run(decoder.Decoder(CONFIG, **way), PARAMS, None, *batch)
 
 
-def test_program_size_does_not_grow_with_depth():
-    def instructions(num_layers):
-        config = DecoderConfig(32, 16, num_layers, 2, 1, 8, 24)
+@pytest.mark.parametrize("pattern", [("global",), ("local",) * 5 + ("global",)], ids=["plain", "gemma3"])
+def test_program_size_does_not_grow_with_depth(pattern):
+    def instructions(num_groups):
+        # Two blocks beyond the whole groups, as Gemma 3 has them at most sizes.
+        num_layers = num_groups * len(pattern) + 2 * (len(pattern) > 1)
+        config = dataclasses.replace(OTHER, num_layers=num_layers, pattern=pattern, **WINDOW[pattern[0]])
         model = decoder.Decoder(config, remat="full")
         batch = [np.ones((1, 8), np.int32)] * 3
         step = jax.grad(lambda p: model.apply({"params": p}, *batch, batch[0], layers=(1,)).probe.sum())
         return jax.jit(step).lower(decoder.shapes(config)).as_text().count("\n")
 
-    assert instructions(3) == instructions(12)
+    assert instructions(2) == instructions(8)
 
 
 def test_bfloat16_compute_stays_near_float32():
@@ -217,9 +232,44 @@ def test_bfloat16_compute_stays_near_float32():
     close(np.asarray(rough.hidden, np.float32)[real], np.asarray(exact.hidden)[real], 0.05)
 
 
+def test_a_window_hides_what_is_further_back_in_rows_and_in_the_cache_alike():
+    segment = jnp.array([[1, 1, 1, 1, 2, 2, 0]])
+    near = attention.segment_sight(segment, 2).mask[0].astype(int).tolist()
+    assert near == [[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0],
+                    [0, 0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 1]]  # fmt: skip
+    alone = jnp.ones((1, 9), jnp.int32)
+    for window in (0, 1, 4, 9, 20):
+        cached = attention.cache_sight(jnp.arange(9)[None], 9, window).mask
+        np.testing.assert_array_equal(cached, attention.segment_sight(alone, window).mask)
+
+
+def test_local_blocks_do_not_see_past_their_window():
+    config = dataclasses.replace(OTHER, num_layers=1, pattern=("local",))
+    params, (token, *rest) = decoder.init(config, jax.random.key(0)), packed([texts([9])])
+    other = token.copy()
+    other[0, 2] = (token[0, 2] + 1) % 32
+    before, after = (run(decoder.Decoder(config), params, None, x, *rest)[0] for x in (token, other))
+    moved = np.abs(np.asarray(after.hidden) - np.asarray(before.hidden))[0, :9].max(-1) > 0
+    assert moved.tolist() == [False, False, True, True, True, False, False, False, False]
+
+
+def test_scaled_rotation_slows_what_it_should():
+    frequency = np.array([1.0, 0.05, 0.001])
+    np.testing.assert_allclose(rope.Linear(4.0).slow(frequency), frequency / 4)
+    # 256 tokens hold 41, 2 and 0.04 turns.
+    kept = (256 * 0.05 / (2 * np.pi) - 1) / 3
+    want = [1.0, 0.05 * (kept + (1 - kept) / 8), 0.001 / 8]
+    np.testing.assert_allclose(rope.Llama3(8.0, 1.0, 4.0, 256).slow(frequency), want)
+    with pytest.raises(ValueError, match="high_freq_factor = 1.0 must be above low_freq_factor = 4.0"):
+        rope.Llama3(8.0, 4.0, 1.0, 256)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(dict(num_heads=5), "num_heads = 5 is no multiple"), (dict(head_dim=5), "even"), (dict(pattern=("local",)), "pattern"),
+    [(dict(num_heads=5), "num_heads = 5 is no multiple"), (dict(head_dim=5), "even"),
+     (dict(pattern=("far",)), "pattern"), (dict(pattern=("local",)), "window = 0 with pattern"), (dict(window=3), "window = 3"),
+     (dict(local_rope_theta=1e4), "local_rope_theta = 10000.0, but"), (dict(qk_norm_joint=True), "set both, or neither"),
+     (dict(norm_place="before"), "norm_place = 'before'; allowed are pre"), (dict(activation="relu"), "activation = 'relu'"),
      (dict(num_layers=0), "num_layers = 0")],
 )  # fmt: skip
 def test_impossible_shapes_are_refused(change, message):

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from w2s_jax import files
-from w2s_jax.models import checkpoint, decoder, hf_io, tokenizer
+from w2s_jax import files, sampling
+from w2s_jax.models import checkpoint, decoder, hf_io, rope, tokenizer
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import FAMILIES
+from w2s_jax.tasks.asking import Asked
 from w2s_jax.types import LM
+
+from . import tiny
 
 WORDS = tokenizer.word_level([f"w{i}" for i in range(30)])
 
@@ -23,7 +26,13 @@ CONFIGS = {
     "llama": CONFIG,
     "qwen2": dataclasses.replace(CONFIG, family="qwen2", qkv_bias=True, tied=True),
     "qwen3": dataclasses.replace(CONFIG, family="qwen3", qk_norm=True, head_dim=6),
-}
+    "olmo2": dataclasses.replace(CONFIG, family="olmo2", norm_place="post", qk_norm=True, qk_norm_joint=True),
+    "gemma3_text": dataclasses.replace(
+        CONFIG, family="gemma3_text", norm_place="sandwich", norm_offset=1.0, qk_norm=True, activation="gelu_tanh",
+        score_dim=7.0, embed_scale=4.0, tied=True, pattern=("local", "global"), window=3, rope_theta=1e6,
+        rope_scaling=rope.Linear(8.0), local_rope_theta=1e4,
+    ),
+}  # fmt: skip
 
 
 def noise(config, dtype=jnp.float32):
@@ -48,7 +57,13 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("llama", jnp.float32), ("qwen2", jnp.bfloat16), ("qwen3", jnp.float16)],
+    [
+        ("llama", jnp.float32),
+        ("qwen2", jnp.bfloat16),
+        ("qwen3", jnp.float16),
+        ("olmo2", jnp.float32),
+        ("gemma3_text", jnp.bfloat16),
+    ],
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_a_saved_model_comes_back_bit_for_bit(name, dtype, tmp_path):
@@ -93,23 +108,19 @@ def test_transformers_opens_an_export_and_says_the_same_tokens(name, tmp_path):
     import transformers
 
     torch.set_num_threads(1)
-    config = CONFIGS[name]
+    config = dataclasses.replace(CONFIGS[name], num_layers=3)
     lm = LM(config, noise(config), WORDS)
     hf_io.save(lm, tmp_path)
     hf, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, output_loading_info=True)
     assert not any(report.values()), report
-    prompt = [5, 9, 3]
-    with torch.no_grad():
-        theirs = hf.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=-1)[0].tolist()
-    model, params = decoder.Decoder(config), decoder.unstack(config, hf_io.load(tmp_path).params)
-    extend = jax.jit(decoder.extend, static_argnums=0)
-    cache, ours = decoder.init_cache(config, 1, 16), []
-    for place in range(len(prompt) + 11):
-        token = (prompt + ours)[place]
-        hidden, cache = extend(model, params, None, cache, *(jnp.array([[x]]) for x in (token, place, True)))
-        if place >= len(prompt) - 1:
-            ours.append(int(decoder.logits(model, params, hidden)[0, 0].argmax()))
-    assert prompt + ours == theirs
+    prompts = [[5, 9, 3], [7], [2, 8, 30, 4, 6, 11, 12]]
+    asked = [Asked(f"q{n}", prompt, (), ()) for n, prompt in enumerate(prompts)]
+    settings = dict(num_samples=1, temperature=0.0, max_new_tokens=12, batch_rows=4, row_length=64, key=jax.random.key(0))
+    ours = sampling.generate(hf_io.load(tmp_path), asked, compute=tiny.compute(), **settings).completion
+    for n, prompt in enumerate(prompts):
+        with torch.no_grad():
+            theirs = hf.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0].tolist()
+        assert prompt + ours[n].tolist() == theirs
     # transformers 5 forces its own tokenizer class on qwen2, whatever tokenizer_config.json says.
     if name != "qwen2":
         assert transformers.AutoTokenizer.from_pretrained(tmp_path)("w1 w2 <eos>")["input_ids"] == [3, 4, 1]
@@ -124,8 +135,17 @@ def edit(path, **fields):
 @pytest.mark.parametrize(
     ("family", "fields", "message"),
     [
-        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling: rope_type = 'llama3' .* 'default'"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling: low_freq_factor is missing"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "dynamic", "factor": 8.0}},
+            "'dynamic' is not supported; .*'default' or 'linear'",
+        ),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 8.0}}, "rope_scaling and rope_parameters scale .* differently"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 8.0, "x": 1}}, "rope_scaling: nothing reads x = 1"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters: rope_type = 'yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_parameters: factor is missing"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "nothing reads full_attention"),
         ("llama", {"rope_theta": 5e5}, r"rope_theta is given as \[10000.0, 500000.0\]"),
         ("llama", {"attention_bias": True}, "attention_bias = True is not supported; allowed is False"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported; allowed is 'silu'"),
@@ -140,13 +160,27 @@ def edit(path, **fields):
         ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no'; allowed is true or false"),
         ("llama", {"rope_scaling": "linear"}, "rope_scaling = 'linear'; allowed is an object"),
         ("llama", {"model_type": ["llama"]}, r"model_type = \['llama'\]; allowed are"),
-        ("llama", {"model_type": "gpt2"}, r"model_type = 'gpt2'; allowed are \['llama', 'qwen2', 'qwen3'\]"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("llama", {"model_type": "gpt2"}, r"model_type = 'gpt2'; allowed are \['gemma3', 'gemma3_text', 'llama',"),
+        ("qwen2", {"use_sliding_window": True}, "max_window_layers is missing"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}, "sliding_window is missing"),
+        ("qwen2", {"layer_types": ["full_attention"] * 4 + ["sliding_attention"]}, "but use_sliding_window is not set"),
+        ("qwen2", {"layer_types": ["full_attention"] * 4}, "layer_types lists 4 layers, num_hidden_layers = 5"),
+        ("qwen2", {"layer_types": ["chunked_attention"] * 5}, "layer_types holds 'chunked_attention'; allowed are 'full_att"),
         ("qwen2", {"layer_types": 3}, "layer_types = 3; allowed is a list"),
         ("qwen2", {"dual_chunk_attention_config": {}}, "dual_chunk_attention_config"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen3", {"attention_dropout": 0.1}, "attention_dropout = 0.1"),
+        ("olmo2", {"clip_qkv": 8.0}, "nothing reads clip_qkv = 8.0"),
+        ("olmo2", {"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0 is not supported; allowed is null"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0 is not supported; allowed is null"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation = 'gelu' .* 'gelu_pytorch_tanh'"),
+        ("gemma3_text", {"rope_local_base_freq": 5e3}, r"rope_local_base_freq is given as \[5000.0, 10000.0\]"),
+        ("gemma3_text", {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}}, "'default' there"),
+        ("gemma3_text", {"rope_parameters": {"chunked_attention": {}}}, "rope_parameters: nothing reads chunked_attention"),
+        ("gemma3_text", {"_sliding_window_pattern": 6}, r"sliding_window_pattern is given as \[2, 6\]"),
+        ("gemma3_text", {"model_type": "gemma3", "architectures": "DELETE"}, "text_config is missing; allowed is an object"),
     ],
 )
 def test_configs_that_would_be_computed_wrongly_are_refused(family, fields, message, tmp_path):
@@ -164,8 +198,53 @@ def test_both_styles_of_config_and_the_fields_of_released_models_are_read(tmp_pa
     smollm = hf | {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}}
     for style in (old, new, smollm):
         assert FAMILIES["llama"].decoder_config(style) == CONFIG
+    scaled = dataclasses.replace(CONFIG, rope_scaling=rope.Llama3(8.0, 1.0, 4.0, 256))
+    hf = FAMILIES["llama"].hf_config(scaled)
+    for left_out in ("rope_scaling", "rope_parameters"):
+        assert FAMILIES["llama"].decoder_config({name: hf[name] for name in hf if name != left_out}) == scaled
     qwen = FAMILIES["qwen2"].hf_config(CONFIGS["qwen2"]) | {"sliding_window": 4096, "max_window_layers": 3, "use_mrope": False}
     assert FAMILIES["qwen2"].decoder_config(qwen) == CONFIGS["qwen2"]
+
+
+def test_layers_with_a_window_are_read_from_a_list_a_pattern_or_a_first_layer():
+    gemma = FAMILIES["gemma3"].hf_config(CONFIGS["gemma3_text"])
+    kinds = gemma.pop("layer_types")
+    assert FAMILIES["gemma3"].decoder_config(gemma) == CONFIGS["gemma3_text"]
+    del gemma["sliding_window_pattern"]
+    assert FAMILIES["gemma3"].decoder_config(gemma).pattern == ("local",) * 5 + ("global",)
+    assert FAMILIES["gemma3"].decoder_config(gemma | {"layer_types": kinds}) == CONFIGS["gemma3_text"]
+    # transformers writes its default next to a list that does not follow it.
+    odd = gemma | {"layer_types": kinds[::-1], "_sliding_window_pattern": 6}
+    assert FAMILIES["gemma3"].decoder_config(odd) == CONFIGS["gemma3_text"]
+    qwen = FAMILIES["qwen2"].hf_config(CONFIGS["qwen2"]) | {"use_sliding_window": True, "sliding_window": 9}
+    late = FAMILIES["qwen2"].decoder_config(qwen | {"max_window_layers": 3})
+    assert late.kinds == ("global",) * 3 + ("local",) * 2 and late.window == 9 and late.local_rope_theta is None
+    assert FAMILIES["qwen2"].decoder_config(FAMILIES["qwen2"].hf_config(late)) == late
+    assert FAMILIES["qwen2"].decoder_config(qwen | {"max_window_layers": 28}) == CONFIGS["qwen2"]
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_a_checkpoint_with_a_vision_tower_is_read_as_text_and_says_so(prefix, tmp_path, caplog):
+    lm = LM(CONFIGS["gemma3_text"], noise(CONFIGS["gemma3_text"]), WORDS)
+    hf_io.save(lm, tmp_path)
+    hf = json.loads((tmp_path / "config.json").read_text())
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vision_config": {"hidden_size": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(outer | {"text_config": hf, "mm_tokens_per_image": 4}))
+    stored = {prefix + name.removeprefix("model."): x for name, x in load_file(tmp_path / "model.safetensors").items()}
+    below = prefix.removesuffix("language_model.") if prefix.startswith("model.") else ""
+    eyes = {f"{below}vision_tower.x": np.zeros(2), f"{below}multi_modal_projector.y": np.zeros(2)}
+    save_file(stored | eyes, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with caplog.at_level("WARNING", logger="absl"):
+        back = hf_io.load(tmp_path)
+    assert f"read as a text model; 2 other tensors, such as {below}multi_modal_projector.y, are left out" in caplog.text
+    assert back.config == lm.config
+    assert_same_bits(back.params, lm.params)
+    save_file(stored | {"model.norm.weight": np.zeros(16)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="norm.weight both mean model.norm.weight; remove one of them"):
+        hf_io.check(tmp_path)
+    edit(tmp_path, mm_depth=3)
+    with pytest.raises(ValueError, match="nothing reads mm_depth = 3"):
+        hf_io.check(tmp_path)
 
 
 def test_wrong_weights_are_listed_in_one_table_before_any_is_read(saved):
@@ -241,6 +320,16 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(saved):
     tokenizer.word_level([f"w{i}" for i in range(40)]).save(saved)
     with pytest.raises(ValueError, match="tokenizer has 42 ids, config.json has vocab_size = 32"):
         hf_io.load(saved)
+
+
+def test_special_tokens_that_a_model_does_not_know_may_be_there_but_not_be_used(tmp_path):
+    words = tokenizer.word_level([f"w{i}" for i in range(30)])
+    words.inner.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    hf_io.save(LM(CONFIG, noise(CONFIG), words), tmp_path)
+    known = hf_io.load(tmp_path).tokenizer
+    assert known.vocab_size == 33 and known.encode("w1 w2", bos=False) == [3, 4]
+    with pytest.raises(ValueError, match=r"a text spells \['<image>'\], which this model does not know"):
+        known.encode_batch(["w1", "w1 <image>"], bos=False)
 
 
 def test_numbers_of_a_kind_that_is_not_read_are_refused(saved):

@@ -1,5 +1,6 @@
 """The path as a whole, on a toy: gold stays behind its door, nothing runs twice, a kill changes nothing."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,8 @@ import pytest
 from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
-from w2s_jax.store import Store
+from w2s_jax.store import Ref, Store
+from w2s_jax.types import Answers, Gold, Question, Selection
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -89,6 +91,146 @@ def test_a_changed_setting_reruns_only_what_depends_on_it_and_says_so(finished):
     assert {"select ntf", "teach ntf", "score ntf", "audit ntf"} <= computed
     assert not any(label.startswith(("pretrain", "observe", "calibrate", "trust")) for label in computed)
     assert any("select ntf" in line and "amounts.n (20 -> 10)" in line for line in lines)
+
+
+class NotStored(Exception):
+    """A stage that would have to run."""
+
+
+class Served(Store):
+    """A store that serves what it has and refuses to compute."""
+
+    def stage(self, name, fn, /, *, label, **inputs):
+        self.asked = label
+        return super().stage(name, fn, label=label, **inputs)
+
+    def _compute(self, *args):
+        raise NotStored(self.asked)
+
+
+def first_to_run(workdir, config, seed=0):
+    """The label of the first stage of a run that the store has not, None if it has them all."""
+    one = pipeline.Run(config, seed, Served(workdir / "store", log=lambda line: None), lambda *a: None)
+    of_seed_0 = dataclasses.replace(one, seed=0)
+    try:
+        models = [pipeline.find_model(of_seed_0, word) for word in (config.teacher.model, config.student.model)]
+        pipeline.link(one, *models)
+    except NotStored as missing:
+        return str(missing)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("recover.margin", 0.1, None),
+        ("pretrain.weak.training.lr", 0.02, "pretrain weak"),
+        ("pretrain.strong.decoder.width", 48, "pretrain strong"),
+        ("teacher.style", "cloze", "answer source"),
+        ("teacher.chat", True, "answer source"),
+        ("teacher.shots", 1, "answer source"),
+        ("teacher.normalise", "byte", "answer source"),
+        ("teacher.dtype", "bfloat16", "answer source"),
+        ("teacher.shape.row_length", 48, "answer source"),
+        ("observe.layers", (0,), "observe source"),
+        ("observe.token", "eos", "observe source"),
+        ("trust.neural.lr", 0.01, "calibrate ntf"),
+        ("trust.confidence.span", "completion", "calibrate confidence"),
+        ("select.n", 11, "select ntf"),
+        ("select.rule", "fraction", "select ntf"),
+        ("student.training.lr", 2e-3, "teach naive"),
+        ("student.training.accumulation", 2, "teach naive"),
+        ("student.training.shape.row_length", 48, "teach naive"),
+        ("student.training.optimizer.b1", 0.5, "teach naive"),
+        ("student.style", "cloze", "teach naive"),
+        ("student.shots", 1, "teach naive"),
+        ("student.dtype", "bfloat16", "teach naive"),
+        ("student.shape.row_length", 48, "answer test base"),
+        ("student.normalise", "byte", "answer test base"),
+    ],
+)
+def test_whatever_a_stage_depends_on_makes_it_run_again_and_nothing_before_it(finished, key, value, first):
+    config = toy.get_config()
+    config.update_from_flattened_dict({key: value})
+    assert first_to_run(finished[0], config) == first
+
+
+def test_another_seed_calibrates_and_teaches_anew_on_the_same_greedy_answers(finished):
+    assert first_to_run(finished[0], toy.get_config(), seed=1) == "calibrate naive"
+
+
+def test_purposes_and_seeds_have_random_keys_of_their_own():
+    one, other = (pipeline.Run(toy.get_config(), seed, None, lambda *a: None) for seed in (0, 1))
+    keys = [one.key("teach"), one.key("sampling"), other.key("teach")]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
+    assert jax.random.key_data(one.key("teach")).tobytes() == jax.random.key_data(keys[0]).tobytes()
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+def test_a_link_whose_test_questions_stand_in_another_role_is_refused(role):
+    one = pipeline.Run(toy.get_config(), 0, None, lambda *a: None)
+    one.task.rows["test"] = one.task.rows[role][:5]
+    with pytest.raises(ValueError, match=f"stands in {role} and in test"):
+        pipeline.link(one, None, None)
+
+
+def artefacts(workdir):
+    """Label -> artefact of the last run in this folder."""
+    return json.loads((workdir / "runs.json").read_text())
+
+
+def test_demonstrations_are_each_models_own_and_never_asked(finished, monkeypatch):
+    seen, stage = {}, pipeline.Run.stage
+
+    def recorded(self, name, fn, /, *, label, **inputs):
+        seen[label] = inputs
+        return stage(self, name, fn, label=label, **inputs)
+
+    monkeypatch.setattr(pipeline.Run, "stage", recorded)
+    config = toy.get_config()
+    config.methods, config.teacher.shots, config.student.shots = ("naive",), 2, 1
+    plain = artefacts(finished[0])
+    run(finished[0], config)
+    for label in ("answer target", "answer test teacher", "answer test base", "teach naive"):
+        assert artefacts(finished[0])[label] != plain[label], label
+    source = toy.make(seed=0).gold("source")
+    answer_of = {i: final for i, (final, *_) in zip(source.question_id, source.accepted, strict=True)}
+    for label, shots in {
+        "answer source": 2, "answer target": 2, "answer test teacher": 2,
+        "answer test base": 1, "answer test naive": 1, "teach naive": 1,
+    }.items():  # fmt: skip
+        assert len(seen[label]["shown"]) == shots, label
+        assert all(answer_of[question.id] == final for question, final in seen[label]["shown"])
+    asked, shown = seen["answer source"]["questions"], seen["answer source"]["shown"]
+    assert len(asked) == 58 and not {q.id for q in asked} & {q.id for q, _ in shown}
+    run(finished[0])
+
+
+def test_a_lesson_pairs_each_question_with_its_answer_and_weight():
+    questions = tuple(Question(f"q{i}", "t", f"What is {i}?") for i in range(4))
+    taught = Answers(("q3", "q1"), ("it is c", "it is a"), ("c", "a"))
+    chosen = Selection(np.array([3, 1]), np.float32([0.5, 0.25]), np.zeros(4, np.float32), taught, ("weak",) * 2)
+    lesson = pipeline.compose(chosen, questions, None)
+    assert lesson.questions == (questions[3], questions[1]) and lesson.answers == taught
+    assert lesson.weight.tolist() == [0.5, 0.25]
+    gold = Gold(("q0", "q1", "q2", "q3"), (("w",), ("x", "also x"), ("y",), ("z",)))
+    assert pipeline.compose(chosen, questions, gold).answers == Answers(("q3", "q1"), ("z", "x"), ("z", "x"))
+
+
+def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
+    config = toy.get_config()
+    config.methods = ("oracle", "ntf", "shuffled")
+    oracle, ntf, shuffled = pipeline.check(config)
+    answers = Answers(("q0", "q1"), ("a", "b"), ("a", "b"))
+    looked = pipeline.Looked(Ref({"answers": answers, "extra": {}}, ""), None)
+    gold = Gold(("q0", "q1"), (("a",), ("a",)))
+    assert pipeline.gather(oracle, looked, gold, {})["correct"].tolist() == [True, False]
+    assert pipeline.gather(ntf, looked, gold, {}) == {}
+    assert pipeline.gather(shuffled, looked, gold, {"ntf": "its scores", "other": "?"}) == {"score/ntf": "its scores"}
+    with pytest.raises(ValueError, match="method 'oracle': trust 'controls' needs 'correct'"):
+        pipeline.gather(oracle, looked, None, {})
+    with pytest.raises(ValueError, match="needs 'score/ntf', but there is only score/other"):
+        pipeline.gather(shuffled, looked, gold, {"other": "?"})
 
 
 def test_more_rows_compile_no_new_program(finished, tmp_path):
@@ -212,8 +354,8 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
         for word in ("pretrain:strong", tmp_path / "student" / "naive", tmp_path / "adapter" / "naive")
     )
     assert (adapted.name, adapted.folder, len({base.key, merged.key, adapted.key})) == ("naive", base.folder, 3)
-    want, start = one.load(merged).params, one.load(base).params
-    same = jax.tree.map(np.array_equal, one.load(adapted).params, want)
+    want, start, got = (one.load(model, "float32").params for model in (merged, base, adapted))
+    same = jax.tree.map(np.array_equal, got, want)
     assert all(jax.tree.leaves(same)) and not all(jax.tree.leaves(jax.tree.map(np.array_equal, start, want)))
 
     other = shutil.copytree(tmp_path / "adapter" / "naive", tmp_path / "other")
@@ -227,10 +369,35 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
             pipeline.find_model(one, str(other))
 
 
+def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, monkeypatch):
+    config, formats = toy.get_config(), []
+    config.methods, config.student.param_dtype, config.student.training.lora_rank = ("naive",), "bfloat16", 2
+    teach = pipeline.trainer.teach
+
+    def watched(lm, *args, **keywords):
+        taught = teach(lm, *args, **keywords)
+        trees = (lm.params, taught.lm.params, taught.adapters.tree)
+        formats.append([{leaf.dtype.name for leaf in jax.tree.leaves(tree)} for tree in trees])
+        return taught
+
+    monkeypatch.setattr(pipeline.trainer, "teach", watched)
+    run(finished[0], config)
+    assert formats == [[{"bfloat16"}, {"bfloat16"}, {"float32"}]]
+    run(finished[0])
+
+
 def test_the_report_is_the_same_bytes_from_another_store(finished, tmp_path):
     one = pathlib.Path(main.run(toy.get_config(), workdir=str(finished[0]), store=str(finished[0] / "store"))) / "recovery.json"
     two = pathlib.Path(main.run(toy.get_config(), workdir=str(tmp_path), store=str(tmp_path / "store"))) / "recovery.json"
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_reports_verdicts_are_made_as_the_config_says(finished):
+    config = toy.get_config()
+    config.recover.margin = 0.25
+    folder = main.run(config, workdir=str(finished[0]), store=str(finished[0] / "store"))
+    summary = json.loads(pathlib.Path(folder, "recovery.json").read_text())["summary"]
+    assert {row["margin"] for row in summary} == {0.25}
 
 
 def start(workdir, cache, *flags, **variables):

@@ -83,7 +83,7 @@ def plan_and_hold() -> None:
     learnt = compute.place_params(
         trainer.fresh(params, jax.random.key(0), jax.random.key(1), objective=sft.make(), training=training)
     )
-    state = trainer.TrainState(learnt, compute.place_params(trainer.moments(learnt, optimizer=training.optimizer)))
+    state = trainer.TrainState(learnt, trainer.moments(learnt, optimizer=training.optimizer, mesh=compute.mesh))
     plan_of = sft.make().plan(phases.LESSON, lambda question, final: ([1], [1]), phases.device_shape(
         "student.training.shape", config.student.training.shape, compute.mesh), jax.random.key(0))  # fmt: skip
     batches = compute.place_rows(jax.tree.map(lambda *x: np.stack(x), plan_of.batch(0), plan_of.batch(1)), axis=1)

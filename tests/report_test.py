@@ -9,7 +9,7 @@ import pytest
 
 from w2s_jax import comparison, figures, metrics, recovery, report
 from w2s_jax.recovery import Trial
-from w2s_jax.types import Recovery, Score
+from w2s_jax.types import Audit, Recovery, Score
 
 # Update this list only together with the page that pins recovery.json and with its schema number.
 ROW_KEYS = """method domain test teacher student objective generation seed uses_target_gold accuracy base gt teacher_accuracy
@@ -151,6 +151,80 @@ def test_a_missing_ratio_is_explained_in_numbers(tmp_path):
     flat = dataclasses.replace(trial, base=trial.trained["gold"])
     page = _write(tmp_path, [flat]).read_text()
     assert "no ratio" in page and "gold - base is 0.000" in page and "not above zero" in page
+
+
+def _summary(**changes) -> recovery.Summary:
+    """A summary in which no two numbers are the same."""
+    by_test = {
+        t: dict(zip(("accuracy", "lo", "hi", "base", "gt", "teacher"), np.array(v) / 100, strict=True))
+        for t, v in {
+            "easy": (81, 80, 82, 61, 91, 51),
+            "hard": (77, 75, 78, 57, 87, 47),
+            "mean": (79, 78, 80, 59, 89, 49),
+        }.items()
+    }
+    one = recovery.Summary(
+        method="ntf", domain="d", test="mean", teacher="small", student="large", objective="sft", generation=2,
+        uses_target_gold=False, seeds=3, n_selected=1234, n_test=5678, accuracy=0.79, accuracy_lo=0.781, accuracy_hi=0.802,
+        base=0.59, gt=0.89, teacher_accuracy=0.49, recovery=0.66, recovery_lo=0.61, recovery_hi=0.72, recovery_median=0.67,
+        pgr_median=0.75, difference=-0.1, difference_lo=-0.12, difference_hi=-0.083, margin=0.03, verdict="lossy", power=0.4,
+        needed_n=9123, purity=0.93, auc=0.84, ece=0.05, brier=0.11, by_test=by_test,
+    )  # fmt: skip
+    return dataclasses.replace(one, **changes)
+
+
+def test_every_number_stands_in_its_own_column(tmp_path):
+    s = _summary()
+    row = recovery.recover(_trials()[0])[0]
+    link = {"domain": "d", "teacher": "small", "student": "large", "generation": 2, "test": "mean"}
+    rows = [dataclasses.replace(row, **link, method="ntf", seed=n, recovery=n / 10) for n in (5, 6)]
+    rows += [dataclasses.replace(rows[0], recovery=0.99, **other) for other in ({"test": "easy"}, {"method": "naive"})]
+    lines = report.terminal_table(rows, [s]).splitlines()
+    assert lines[0] == "d: small → large, sft, generation 2; 3 seeds, 5,678 test questions"
+    assert lines[1] == "Accuracy: teacher 49.0 %, student before training 59.0 %, student on gold labels 89.0 %."
+    line = next(line for line in lines if line.startswith("ntf"))
+    assert re.split("  +", line) == (
+        ["ntf", "1,234", "0.93", "0.84", "79.0", "[78.1, 80.2]", "66", "[61, 72]", "75", "lossy", "50 60"]
+    )
+    markdown = report.to_markdown([s], "t")
+    assert "| ntf | 1,234 | 0.93 | 66 [61, 72] | 75 | −10.0 [−12.0, −8.3] | lossy |" in markdown.replace("NTF", "ntf")
+    for line in (
+        "| Teacher | 49.0 | 51.0 | 47.0 |",
+        "| Student before training | 59.0 | 61.0 | 57.0 |",
+        "| 79.0 [78.0, 80.0] | 81.0 [80.0, 82.0] | 77.0 [75.0, 78.0] |",
+    ):
+        assert line in markdown
+    report.write(tmp_path, rows=[], summary=[s], audits={})
+    assert (tmp_path / "data/recovery.csv").read_text().splitlines()[1] == (
+        "d,small,large,sft,2,ntf,0.79,0.781,0.802,0.59,0.89,0.49,0.66,0.61,0.72"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Falls short of training on gold labels: −10.0 [−12.0, −8.3] points. It recovers 66 % [61, 72] of their gain."),
+        ({"verdict": "near-lossless"}, "Equals training on gold labels to within 3 points: −10.0"),
+        ({"verdict": "super-recovery"}, "Beats training on gold labels: −10.0"),
+        ({"verdict": "undetermined"}, "5,678 questions show equality with power 0.40 only; about 9,100 would give 0.8."),
+        ({"verdict": "undetermined", "needed_n": None}, "power 0.40 only; no number would give 0.8 with so few seeds."),
+        ({"recovery": None, "reason": "too small; other"}, "No ratio is given: too small."),
+        ({"verdict": None}, "The reference: the same student, trained on the gold labels of 1,234 questions."),
+        ({"gt": None, "reason": "no gold: none here"}, "Accuracy 79.0 % [78.1, 80.2]; none here."),
+        ({"accuracy": None, "reason": "no gold: no answers"}, "Not scored: no answers."),
+    ],
+)
+def test_a_verdict_is_told_with_its_own_numbers(changes, said):
+    assert said in report.to_markdown([_summary(**changes)], "t")
+
+
+def test_an_audits_numbers_stand_in_its_own_columns(tmp_path):
+    parts = {name: np.array([[n + 0.25, n + 0.5, n + 1.0]]) for n, name in enumerate(("reliability", "histogram", "curve"))}
+    audit = Audit(auc=0.811, ece=0.052, brier=0.113, purity=0.934, **parts)
+    page = report.write(tmp_path, rows=[], summary=[_summary()], audits={"ntf": audit}).read_text()
+    assert "<td>0.811</td><td>0.052</td><td>0.113</td><td>0.934</td>" in page
+    found = {name: (tmp_path / f"data/{name}.csv").read_text().splitlines()[1] for name in ("reliability", "trust", "purity")}
+    assert found == {"reliability": "ntf,0.25,0.5,1", "trust": "ntf,1.25,1.5,2", "purity": "ntf,2.25,2.5,3"}
 
 
 def test_an_empty_report_is_a_report(tmp_path):

@@ -91,6 +91,14 @@ def main(folder):
             found["moved to 8"]["same bits"] = all(
                 np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(lm.params) for lm in (moved[0], whole[0])), strict=True)
             )
+    mesh = sharding.make_mesh(2, 2, 2)
+    born = trainer.moments({"model": whole[0].params, "own": {}}, optimizer=ADAMW, mesh=mesh)
+    places = jax.tree.map(lambda x: x.sharding, born)
+    want = sharding.param_shardings(born, mesh)
+    found["born"] = {
+        "in place": jax.tree.all(jax.tree.map(lambda x, a, b: a.is_equivalent_to(b, x.ndim), born, places, want)),
+        "split": sum(x.addressable_shards[0].data.size < x.size for x in jax.tree.leaves(born)),
+    }
     hf_io.save(whole[0], folder / "saved")
     again = hf_io.load(folder / "saved").params
     found["saved"] = {"params": max(map(gap, jax.tree.leaves(again), jax.tree.leaves(whole[0].params)))}
@@ -131,6 +139,11 @@ def test_a_checkpoint_of_eight_devices_goes_on_elsewhere(found, devices):
     one = found[f"moved to {devices}"]
     assert one["resumed"] == 8 and one["params"] <= 1e-4 and one["first"] <= 1e-5, one
     assert one.get("same bits", True)
+
+
+@pytest.mark.slow
+def test_moments_are_born_where_the_rules_want_them(found):
+    assert found["born"]["in place"] and found["born"]["split"] >= 16
 
 
 @pytest.mark.slow

@@ -293,6 +293,15 @@ def test_bad_lessons_are_refused(lm, tmp_path, change, message):
         teach(lm, dataclasses.replace(lesson(), **change), tmp_path)
 
 
+def test_all_parameters_are_trained_in_float32_only(lm, tmp_path):
+    halves = dataclasses.replace(lm, params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), lm.params))
+    with pytest.raises(ValueError, match="parameters in bfloat16 cannot all be trained"):
+        teach(halves, lesson(), tmp_path)
+    learnt = taught(halves, lesson(), tmp_path, LORA)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(learnt.adapters.tree)} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(learnt.lm.params)} == {"bfloat16"}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

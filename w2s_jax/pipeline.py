@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -89,16 +88,16 @@ class Run:
         """`Store.stage` under this run's label."""
         return self.store.stage(name, fn, label=self.prefix + label, **inputs)
 
-    def load(self, model: Model, dtype: str) -> LM:
-        """The model itself, on the mesh; the last one stays loaded, two never are."""
-        if (model, dtype) not in self.loaded:
+    def load(self, model: Model, param_dtype: str) -> LM:
+        """The model itself, on the mesh, its parameters in that format; the last one stays loaded, two never are."""
+        if (model, param_dtype) not in self.loaded:
             self.loaded.clear()
-            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=jnp.dtype(dtype), key=model.key)
+            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, key=model.key)
             if model.adapter:
                 adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
                 lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
-            self.loaded[model, dtype] = lm
-        return self.loaded[model, dtype]
+            self.loaded[model, param_dtype] = lm
+        return self.loaded[model, param_dtype]
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
@@ -309,11 +308,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
             raise ValueError(
                 f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
             )
-    if config.student.param_dtype != "float32" and not config.student.training.lora_rank:
-        raise ValueError(
-            f"student.param_dtype={config.student.param_dtype!r} with student.training.lora_rank=0: parameters that are "
-            "trained are float32; change one of the two in the config"
-        )
+    training_of(config.student.training).refuse_narrow(config.student.param_dtype)
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
         Shape(**section.training.shape)

@@ -91,8 +91,9 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.num_samples = 1  # free generation: answers to a question
     c.temperature = 0.0  # 0 = greedy
     c.max_new_tokens = 512
+    # Of the parameters; "bfloat16" halves a teacher, or a student under LoRA (its merged adapters too).
+    c.param_dtype = "float32"
     c.dtype = "float32"  # of activations
-    c.param_dtype = "float32"  # of parameters in memory; bfloat16 halves them, where they are not trained themselves
     c.attention = "auto"  # auto, xla, jax, cudnn, splash, tokamax
     c.remat = "none"  # none, dots, full
     c.shape = shape(row_length=512, batch_rows=4, max_segments=16)  # of a pass without gradients

@@ -22,7 +22,7 @@ class Compute:
 
     Attributes:
         mesh: the devices, from `sharding.make_mesh`.
-        dtype: of activations and products; parameters, norms and losses keep float32.
+        dtype: of activations and products; norms and losses keep float32, parameters the format that they are loaded in.
         attention: a back end's name in `models.attention`; "auto" = what suits the mesh's devices and the dtype.
         remat: a policy's name in `models.decoder.REMAT`; for training only.
     """

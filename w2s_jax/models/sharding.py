@@ -96,6 +96,14 @@ def sharding_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 
+def constrain_params(tree: Any, mesh: Mesh | None) -> Any:
+    """Pins parameters, gradients or optimiser state to where the rules want them, inside a program; nothing without a mesh.
+
+    Gradients are then summed where they are kept, and nothing is whole on one device in between.
+    """
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, param_shardings(tree, mesh))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits rows [B, ...] over data and fsdp."""
     return NamedSharding(mesh, ROWS)

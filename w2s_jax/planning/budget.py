@@ -13,7 +13,6 @@ from w2s_jax.planning.phases import Phase
 from w2s_jax.planning.topology import GIB, Chip
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """Of one program, on each device; bytes where nothing else is said.

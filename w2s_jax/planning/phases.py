@@ -214,7 +214,9 @@ def train(
     learnt = jax.eval_shape(
         functools.partial(trainer.fresh, objective=objective, training=training), params, jax.random.key(0), jax.random.key(0)
     )
-    state = trainer.TrainState(learnt, jax.eval_shape(functools.partial(trainer.moments, optimizer=training.optimizer), learnt))
+    state = trainer.TrainState(
+        learnt, jax.eval_shape(functools.partial(trainer.moments, optimizer=training.optimizer, mesh=None), learnt)
+    )
     one = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0)).batch(0)
     batches = jax.tree.map(lambda x: np.broadcast_to(x, (training.accumulation, *x.shape)), one)
     arguments = (

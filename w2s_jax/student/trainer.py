@@ -20,8 +20,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import Mesh
 
-from w2s_jax.models import lora
+from w2s_jax.models import lora, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
@@ -97,6 +98,18 @@ class Training:
             raise ValueError(f"epochs={self.epochs}: allowed is a number above 0; change training.epochs in the config")
         learning_rate(self.lr, self.schedule, self.warmup_frac, 1)
 
+    def refuse_narrow(self, dtype: str) -> None:
+        """Refuses to train parameters in a format in which small steps are rounded away.
+
+        Raises:
+            ValueError: all parameters are trained, and `dtype` has less than 32 bits.
+        """
+        if not self.lora_rank and jnp.finfo(dtype).bits < 32:
+            raise ValueError(
+                f"parameters in {dtype} cannot all be trained: steps are smaller than their rounding; set "
+                "student.param_dtype to 'float32' (student.dtype='bfloat16' still computes in it), or lora_rank above 0"
+            )
+
     @property
     def lora_scale(self) -> float:
         """The factor of the adapters, 0 where there are none."""
@@ -164,15 +177,16 @@ def train_step(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, *aux))
     (grads, denominator, metrics), _ = jax.lax.scan(accumulate, zeros, batches)
     share = 1.0 / jnp.maximum(denominator, 1e-8)
-    grads, metrics = jax.tree.map(lambda x: x * share, (grads, metrics))
+    grads, metrics = jax.tree.map(lambda x: x * share, (sharding.constrain_params(grads, model.mesh), metrics))
     updates, moments = optimizer.build(lr).update(grads, state.moments, state.learnt)
-    return TrainState(optax.apply_updates(state.learnt, updates), moments), metrics | {"grad_norm": optax.global_norm(grads)}
+    new = TrainState(optax.apply_updates(state.learnt, updates), moments)
+    return sharding.constrain_params(new, model.mesh), metrics | {"grad_norm": optax.global_norm(grads)}
 
 
-@functools.partial(jax.jit, static_argnames="optimizer")
-def moments(learnt, *, optimizer: Optimizer):
-    """The optimizer's state before the first step."""
-    return optimizer.build(0.0).init(learnt)
+@functools.partial(jax.jit, static_argnames=("optimizer", "mesh"))
+def moments(learnt, *, optimizer: Optimizer, mesh: Mesh | None):
+    """The optimizer's state before the first step, born where it will stay."""
+    return sharding.constrain_params(optimizer.build(0.0).init(learnt), mesh)
 
 
 def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Objective, training: Training) -> dict[str, Any]:
@@ -224,8 +238,10 @@ def teach(
         label: what the progress bar says.
 
     Raises:
-        ValueError: the loss is NaN or infinite; an unknown schedule.
+        ValueError: the loss is NaN or infinite; an unknown schedule; see `Training.refuse_narrow`.
     """
+    for dtype in {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)}:
+        training.refuse_narrow(dtype)
     key_lora, key_own, key_plan = jax.random.split(key, 3)
     static = statics(compute, lm.config, objective, training)
     adapters = static["adapters"]
@@ -235,7 +251,7 @@ def teach(
     rate = learning_rate(training.lr, training.schedule, training.warmup_frac, num_steps)
 
     learnt = compute.place_params(fresh(lm.params, key_lora, key_own, objective=objective, training=training))
-    state = TrainState(learnt, compute.place_params(moments(learnt, optimizer=training.optimizer)))
+    state = TrainState(learnt, moments(learnt, optimizer=training.optimizer, mesh=static["model"].mesh))
     frozen = lm.params if adapters else {}
     tokens_per_step = plan.num_tokens / plan.num_batches * A
 
