@@ -36,6 +36,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "wandb": ["wandb"],
         "kernels": ["tokamax"],
+        "plan": ["jax[tpu]>=0.10.0"],
         "bench": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
         "gcs": ["gcsfs"],
         "quant": ["qwix>=0.1.8"],

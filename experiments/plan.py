@@ -110,25 +110,12 @@ def report(found: dict) -> str:
 
 
 ESTIMATE = "an ESTIMATE: the CPU's compiler stands in, rates are the data sheet's"
-COLUMNS = (
-    "phase",
-    "arguments",
-    "temporary",
-    "output",
-    "beside",
-    "needs",
-    "of",
-    "fits",
-    "FLOPs",
-    "moved",
-    "roofline",
-    "compiled",
-)
+COLUMNS = "phase arguments temporary output beside needs of fits FLOPs moved roofline compiled".split()
 
 
 def table(phases: list[dict]) -> list[str]:
     """A line for each program; figures are of one device and one call."""
-    rows = [COLUMNS] + [
+    rows = [tuple(COLUMNS)] + [
         (
             phase["phase"],
             *(size(phase[name]) for name in ("arguments", "temporaries", "output", "beside", "needs", "memory")),

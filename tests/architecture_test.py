@@ -31,7 +31,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("pipeline",),  # L7
-    ("chain",),  # L8
+    ("chain", "planning"),  # L8
     ("analysis", "theory"),  # L9
     ("figures",),
     ("report",),  # L10

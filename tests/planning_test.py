@@ -42,11 +42,8 @@ def command(*arguments, timeout=600):
 
 
 def subprocess_of_two_devices(*arguments) -> str:
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
+    two = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = os.environ | two | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, __file__, *arguments], env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -154,11 +151,8 @@ def run_as_planned(folder, interface) -> None:
             shapes = [(x.shape, x.dtype, budget.device_bytes(x)) for x in leaves]
             print(name, (phase.program.name, shapes, tree, dict(phase.settings)) in called, sep=": ")
     scoring = planned["score student"]
-    print(
-        "compiler",
-        scoring.lower().compile().memory_analysis().argument_size_in_bytes == budget.device_bytes(scoring.arguments),
-        sep=": ",
-    )
+    compiled = scoring.lower().compile().memory_analysis()
+    print("compiler", compiled.argument_size_in_bytes == budget.device_bytes(scoring.arguments), sep=": ")
 
 
 @pytest.mark.slow
@@ -166,16 +160,9 @@ def run_as_planned(folder, interface) -> None:
 def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, tmp_path):
     said = subprocess_of_two_devices("--run", str(tmp_path), interface)
     judged = dict(line.split(": ") for line in said.splitlines() if line.endswith((": True", ": False")))
-    names = [
-        "pretrain weak",
-        "pretrain strong",
-        "answer teacher",
-        "observe teacher",
-        "teach student",
-        "score student",
-        "compiler",
-    ]
-    assert judged == dict.fromkeys(names + ["answer in texts"] * (interface == "choice"), "True"), said
+    names = ["pretrain weak", "pretrain strong", "answer teacher", "observe teacher", "teach student", "score student"]
+    names += ["compiler", *(["answer in texts"] if interface == "choice" else [])]
+    assert judged == dict.fromkeys(names, "True"), said
 
 
 def test_the_table_fits_a_terminal():

@@ -12,8 +12,6 @@ from w2s_jax.planning import hlo
 from w2s_jax.planning.phases import Phase
 from w2s_jax.planning.topology import GIB, Chip
 
-VERSION = "1"
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:

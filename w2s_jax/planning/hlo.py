@@ -1,7 +1,7 @@
 """What one device does when a compiled program runs: matrix products, memory traffic, what others send it.
 
-XLA's own `cost_analysis()` counts the body of a loop once: a scan over forty layers looks forty times cheaper than it is. Here
-the text of the compiled program (`compiled.as_text()`) is walked with each loop's number of rounds:
+XLA's own `cost_analysis()` counts the body of a loop once, so that a scan over forty layers looks forty times cheaper than it
+is. Here the text of the compiled program (`compiled.as_text()`) is walked with each loop's number of rounds:
 
     flops     two for each multiplication in a matrix product or convolution; elementwise work is not counted
     bytes     what instructions read from and write to main memory: a fusion is one instruction, a slice of an array costs the
@@ -185,7 +185,8 @@ class Walk:
     def rounds(self, loop: Instruction) -> int:
         """How often a loop runs, at most: what the compiler says, or else what its condition and its counter's step say.
 
-        A condition compares a counter with a bound; a loop that the compiler has unrolled counts in steps of more than one.
+        A condition compares a counter with a bound; a loop that the compiler has unrolled advances its counter by more than
+        one. Where the bound is no constant but depends on the data, the loop counts once.
         """
         if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(match.group(1))
@@ -339,7 +340,7 @@ def convolution(attributes: str, given: tuple[int, ...], kernel: tuple[int, ...]
     flops = 2.0 * of_result["b"] * of_result["f"] * of_kernel["i"]
     for axis in range(len(kernel) - 2):
         stride, wide, deep = (
-            int(window[k].split("x")[axis]) if k in window else 1 for k in ("stride", "lhs_dilate", "rhs_dilate")
+            int(window[name].split("x")[axis]) if name in window else 1 for name in ("stride", "lhs_dilate", "rhs_dilate")
         )
         low = int(window["pad"].split("x")[axis].partition("_")[0]) if "pad" in window else 0
         places = (

@@ -23,16 +23,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from w2s_jax import features, packing, pipeline, plugins, sampling
-from w2s_jax.models import decoder, hf_io, presets, sharding
+from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
-from w2s_jax.student import trainer
+from w2s_jax.student import Objective, trainer
 from w2s_jax.trust import neural
 from w2s_jax.types import Answers, Lesson, Question, Ragged
 
-VERSION = "1"
 SOURCE_ROWS = 1 << 14  # labelled rows that the trust head is fitted on, filled up to a power of two
 NUM_OPTIONS = 8  # candidates of a question, filled up likewise
 
@@ -129,7 +128,7 @@ def shape_of(config: ConfigDict, word: str) -> DecoderConfig:
         vocabulary = word_level(task_of(config).vocabulary())
         return DecoderConfig(vocab_size=vocabulary.vocab_size, **config.pretrain[name].decoder.to_dict())
     if pathlib.Path(word).is_dir():
-        return hf_io.read_config(word)
+        return shape_of(config, peft_io.base_of(word)) if peft_io.is_adapter(word) else hf_io.read_config(word)
     try:
         return presets.preset(word)
     except ValueError as error:
@@ -205,7 +204,7 @@ def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
 
 
 def train(
-    name: str, section: str, settings: ConfigDict, objective, shape: DecoderConfig, mesh: Mesh, param_dtype: str
+    name: str, section: str, settings: ConfigDict, objective: Objective, shape: DecoderConfig, mesh: Mesh, param_dtype: str
 ) -> Phase:
     """One step of a training."""
     training = pipeline.training_of(settings.training)

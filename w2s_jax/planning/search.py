@@ -21,7 +21,6 @@ from w2s_jax.planning.budget import Budget, budget, device_bytes
 from w2s_jax.planning.phases import Phase, phases
 from w2s_jax.planning.topology import Topology
 
-VERSION = "1"
 MAX_COMPILED = 40  # programs that a search compiles before it gives up
 Change = Mapping[str, Any]
 """Dotted keys of the config -> values."""

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 
-VERSION = "1"
 GB, TERA = 10**9, 10**12
 GIB = 2**30
 
