@@ -5,6 +5,7 @@ Several processes that are started with --coordinator, --num_processes and --pro
 `launch/` starts them.
 """
 
+import collections
 import difflib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 FLAGS = flags.FLAGS
 SECONDS_TO_SPEAK = 2.0
+SECONDS_WORTH_KEEPING = 0.2  # of compilation; JAX's own limit of 1.0 would leave most programs of small models out of the cache
 QUICKSTART = os.path.join(os.path.dirname(__file__), "configs", "quickstart.py")
 # No default here: the library would read it, with every override on the command line, while this file is being imported.
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, its argument after a colon; by default the quickstart.")
@@ -108,7 +110,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     from experiments.writer import Writer
     from w2s_jax import pipeline, processes, recovery, report
 
-    began = time.monotonic()
+    began, compiled = time.monotonic(), count_compilations()
     artefacts = open_store(store, workdir)
     hosts = f" in {jax.process_count()} processes" if processes.several() else ""
     devices = f"{jax.device_count()} {jax.default_backend()} device(s){hosts}"
@@ -134,7 +136,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, context={"config": config.to_yaml()})
     link_results(workdir, store)
     print(report.terminal_table(rows, summary))
-    say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s)")
+    programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
+    say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
     return folder
 
@@ -161,7 +164,23 @@ def open_store(store: str, workdir: str):
     opened = Store(store, workdir=workdir, log=say if processes.is_first() else keep_silent)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(store, "xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS_WORTH_KEEPING)
     return opened
+
+
+def count_compilations() -> collections.Counter:
+    """A counter of the programs that are "asked" for from now on, and of those that are "found" in the persistent cache."""
+    import jax
+
+    counter: collections.Counter = collections.Counter()
+    names = {"compile_requests_use_cache": "asked", "cache_hits": "found"}
+
+    def listen(event: str, **_) -> None:
+        if event.startswith("/jax/compilation_cache/") and (name := names.get(event.rpartition("/")[2])):
+            counter[name] += 1
+
+    jax.monitoring.register_event_listener(listen)
+    return counter
 
 
 def say(line: str) -> None:

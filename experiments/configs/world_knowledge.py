@@ -8,8 +8,6 @@ Expected: the paper's averages over OBQA, ARC-C, ARC-E, SciQ, SIQA (arXiv 2606.0
           NTF / gold: OLMo2 1B->7B 65.1 / 69.3 / 73.7 / 73.8, 1B->13B 73.8 / 74.7 / 80.9 / 81.2, Qwen3 0.6B->1.7B
           69.1 / 74.0 / 75.0 / 74.8, 0.6B->14B 79.4 / 86.0 / 87.1 / 87.0. Not reproduced here; runs of ours stand in LOG.md.
 
-The OLMo2 pairs are named for completeness: that family cannot be loaded yet and is refused by name.
-
 Source = MMLU validation + test, target = the training sets of OpenBookQA, ARC and SocialIQA, test = the five test sets. Number
 of labels, learning rate, rank and epochs are our proposals: the paper does not give them.
 """
