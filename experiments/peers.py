@@ -58,7 +58,7 @@ def sft(
     lr: float,
     dtype: str,
 ) -> dict[str, Callable[[], float]]:
-    """One pass of AdamW over the rows; returns the mean loss."""
+    """One pass of AdamW over the rows; returns the mean loss of the answers' tokens."""
     token = [prompt + answer for prompt, answer in rows]
     label = [[IGNORED] * len(prompt) + answer for prompt, answer in rows]
 
@@ -88,15 +88,17 @@ def sft(
                 for name, value in trained.items():
                     value.copy_(start[name])
             optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0.0)
-            losses = []
+            losses, tokens = [], 0
             for batch in batches:
                 loss = model(**{name: value.to(DEVICE) for name, value in batch.items()}, use_cache=False).loss
+                count = int((batch["labels"] != IGNORED).sum())
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
-                losses.append(loss.detach())
-            return float(torch.stack(losses).mean())
+                losses.append(loss.detach() * count)
+                tokens += count
+            return float(torch.stack(losses).sum()) / tokens
 
         return run
 
