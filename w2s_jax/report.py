@@ -200,6 +200,8 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
         return ""
     out = ["<section><h2>How good were the trust scores?</h2>"]
     if shown:
+        if any(s.seeds > 1 for s in summary):
+            out.append('<p class="note">Of one seed, the last; the tables above are over all of them.</p>')
         out.append(_table(*_trust_table(shown)))
         cards = "".join(f"<div><h4>{_e(figures.name(k))}</h4>{figures.reliability(k, a)}</div>" for k, a in shown.items())
         out.append(
