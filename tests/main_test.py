@@ -134,13 +134,6 @@ def test_an_unknown_keyword_is_refused_with_the_known_ones(shared, tmp_path):
         main.run(config, workdir=str(tmp_path), store=shared)
 
 
-def test_a_run_on_another_back_end_than_required_is_refused(tmp_path):
-    from tests import toy
-
-    with pytest.raises(ValueError, match="--require_backend=tpu, but JAX found cpu only"):
-        main.run(toy.get_config(), workdir=str(tmp_path), store=str(tmp_path / "store"), require_backend="tpu")
-
-
 def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_forgotten(tmp_path, monkeypatch):
     from tests import toy
     from w2s_jax import pipeline, recovery
