@@ -369,6 +369,7 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
             pipeline.find_model(one, str(other))
 
 
+@pytest.mark.slow
 def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, monkeypatch):
     config, formats = toy.get_config(), []
     config.methods, config.student.param_dtype, config.student.training.lora_rank = ("naive",), "bfloat16", 2
