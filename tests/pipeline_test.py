@@ -253,7 +253,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
 def test_audit_refuses_to_look_before_the_student_is_stored(finished, tmp_path):
     one = pipeline.Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
     with pytest.raises(ValueError, match="audit ntf: the student has not been stored"):
-        pipeline.audit(one, pipeline.method_row(one.config, "ntf"), None, None, None, None, None)
+        pipeline.audit(one, pipeline.method_row(one.config, "ntf"), None, None, None, None, (), None)
 
 
 def test_free_answers_run_with_several_samples_of_a_question(tmp_path):

@@ -29,7 +29,7 @@ def get_config(arg=None):
     c.teacher.model = "pretrain:weak"
     c.student.model = "pretrain:strong"
 
-    c.select.n = 2000
+    c.select.n = 1500
     c.student.training.update(epochs=2.0, lr=2e-4, warmup_frac=0.16, lora_rank=0)
     c.student.training.shape = base.shape(row_length=64, batch_rows=4, max_segments=8)  # 32 questions a step
     c.student.training.optimizer.update(b2=0.99, weight_decay=0.01)
