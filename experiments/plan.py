@@ -97,6 +97,9 @@ def report(found: dict) -> str:
         "",
         *table(found["phases"]),
     ]
+    if any(phase["output"] is not None and phase["flops"] is None for phase in found["phases"]):
+        unread = f"this jaxlib cannot read what {found['versions']['compiler']} writes"
+        lines += ["", f"no FLOPs where {unread}: pip install 'w2s_jax[plan]' installs the version that belongs to it"]
     if found["fits"]:
         lines += ["", "everything fits"]
     elif found["change"]:

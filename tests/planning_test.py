@@ -1,6 +1,6 @@
 """Planning: what is planned is what runs, loops are multiplied out, and what does not fit gets the smallest change that does.
 
-`python tests/planning_test.py --update NAME` rewrites a golden plan for the installed jax and libtpu. Do so after an intended
+`python -m tests.planning_test --update NAME` rewrites a golden plan for the installed jax and libtpu. Do so after an intended
 change of a program (read the difference) or for a new pair of versions.
 """
 
@@ -349,6 +349,7 @@ def planned(name) -> list[dict]:
         file = pathlib.Path(folder) / "plan.json"
         code, said, progress = command(*GOLDEN[name], *BFLOAT16, "--nosearch", f"--json={file}", timeout=3600)
         assert file.exists(), (code, said, progress)
+        print(said)
         return [{key: phase[key] for key in KEPT} for phase in json.loads(file.read_text())["phases"]]
 
 
@@ -358,7 +359,7 @@ def test_a_plan_is_within_a_tenth_of_the_golden_one(name):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install 'w2s_jax[plan]'")
     if not golden_file(name).exists():
-        pytest.skip(f"no {golden_file(name).name}: python tests/planning_test.py --update {name}")
+        pytest.skip(f"no {golden_file(name).name}: python -m tests.planning_test --update {name}")
     for now, then in zip(planned(name), json.loads(golden_file(name).read_text()), strict=True):
         assert (now["phase"], now["fits"]) == (then["phase"], then["fits"])
         for key in KEPT[1:-1]:

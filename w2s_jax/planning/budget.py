@@ -25,7 +25,8 @@ class Budget:
         beside: what else of the run lies on the device meanwhile.
         needs: all of these together; where it does not compile, what the compiler says that it would need.
         memory: what there is, None = unknown.
-        flops: operations of matrix products and convolutions, None where it does not compile.
+        flops: operations of matrix products and convolutions (not those inside Pallas kernels), None where it does not compile
+            or cannot be read.
         moved: bytes read from and written to main memory, None likewise.
         received: bytes from other devices, None likewise; their time is in no other figure.
         roofline_s: max(flops / peak, moved / bandwidth): no run is faster. None = unknown.
@@ -74,24 +75,32 @@ def budget(phase: Phase, chip: Chip) -> Budget:
         unknown = dict.fromkeys(("temporaries", "output", "flops", "moved", "received", "roofline_s", "instructions"))
         spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         return Budget(**known, **unknown, **spent, needs=beside + max(arguments, wanted(str(error))))
-    stats, text = compiled.memory_analysis(), compiled.as_text()
-    cost = hlo.cost(text)
+    stats, text = compiled.memory_analysis(), readable(compiled)
+    cost = hlo.cost(text) if text else None
     temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
     output = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    rated = chip.flops and chip.bandwidth
+    rated = cost and chip.flops and chip.bandwidth
     return Budget(
         **known,
         temporaries=temporaries,
         output=output,
         needs=arguments + temporaries + output + beside,
-        flops=cost.flops,
-        moved=cost.bytes,
-        received=cost.received,
+        flops=cost and cost.flops,
+        moved=cost and cost.bytes,
+        received=cost and cost.received,
         roofline_s=max(cost.flops / chip.flops, cost.bytes / chip.bandwidth) if rated else None,
-        instructions=hlo.num_instructions(text),
+        instructions=hlo.num_instructions(text) if text else None,
         wall_s=time.perf_counter() - wall,
         cpu_s=time.process_time() - cpu,
     )
+
+
+def readable(compiled: jax.stages.Compiled) -> str:
+    """The text of a compiled program; "" where this jaxlib cannot read what another version's libtpu has written."""
+    try:
+        return compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError:
+        return ""
 
 
 def wanted(message: str) -> int:
