@@ -31,8 +31,8 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that count.", lower_bound=1)
 PEER_ROWS = flags.DEFINE_integer("peer_rows", 8, "Rows of a peer's batch.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File for the result, one JSON object.")
 STILL = 0.0
-"""The learning rate: every step is taken in full, but nothing moves, so that the loss of a pass is the same however its rows are
-batched, and shows that all contestants do the same work."""
+"""The learning rate: every step is taken in full, but nothing moves, so that the loss of a pass is the same however its rows
+are batched, and shows that all contestants do the same work."""
 
 
 def main(argv: list[str]) -> None:
