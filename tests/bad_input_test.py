@@ -204,11 +204,11 @@ DAMAGE = {
     "cut config": (lambda m: cut(m / "config.json"), ("config.json is no JSON",)),
     "unknown family": (
         lambda m: edit(m / "config.json", model_type="gpt2"),
-        ("model_type = 'gpt2'", "'llama', 'qwen2', 'qwen3'"),
+        ("model_type = 'gpt2'", "'llama', 'olmo2', 'qwen2', 'qwen3'"),
     ),
     "unsupported field": (
-        lambda m: edit(m / "config.json", use_sliding_window=True),
-        ("use_sliding_window = True is not supported", "allowed is False"),
+        lambda m: edit(m / "config.json", attention_bias=True),
+        ("attention_bias = True is not supported", "allowed is False"),
     ),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), ("tokenizer.json does not exist", "only fast tokenizers")),
     "larger tokenizer": (

@@ -434,15 +434,19 @@ def test_when_one_process_fails_the_others_end_and_it_is_named():
 @pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_reaches_every_process(word, tmp_path):
     text = (
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins with it ignored
         "pathlib.Path(sys.argv[1]).write_text('')\n"
         "try:\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    pathlib.Path(sys.argv[1]).write_text('ended')\n"
     )
     files = [tmp_path / "0", tmp_path / "1"]
     started = {str(i): [sys.executable, "-c", text, str(file)] for i, file in enumerate(files)}
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     parent = subprocess.Popen(
-        [sys.executable, "-c", f"from launch import command; command.follow({started!r})"], cwd=ROOT, stderr=subprocess.PIPE
+        [sys.executable, "-c", f"{listen}; from launch import command; command.follow({started!r})"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
     )
     while not all(file.exists() for file in files):
         time.sleep(0.05)

@@ -171,7 +171,7 @@ def test_a_link_whose_test_questions_stand_in_another_role_is_refused(role):
     one = pipeline.Run(toy.get_config(), 0, None, lambda *a: None)
     one.task.rows["test"] = one.task.rows[role][:5]
     with pytest.raises(ValueError, match=f"stands in {role} and in test"):
-        pipeline.link(one, None, None)
+        pipeline.link(one, *[pipeline.Model("m", "", "")] * 2)
 
 
 def artefacts(workdir):

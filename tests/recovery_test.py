@@ -91,7 +91,7 @@ def test_a_tests_interval_is_clustered_by_that_tests_groups():
 
 def _audit(value: float, reason: str = "") -> Audit:
     none = np.zeros((0, 3))
-    return Audit(value, value / 2, value / 4, value / 8, none, none, none, reason)
+    return Audit(value, value / 2, value / 4, value / 8, None, None, none, none, none, reason)
 
 
 def test_a_row_carries_its_own_methods_audit_count_and_mark():

@@ -187,7 +187,7 @@ def test_every_number_stands_in_its_own_column(tmp_path):
     assert re.split("  +", line) == (
         ["ntf", "1,234", "0.93", "0.84", "79.0", "[78.1, 80.2]", "66", "[61, 72]", "75", "lossy", "50 60"]
     )
-    markdown = report.to_markdown([s], "t")
+    markdown = report.to_markdown([s], {}, "t")
     assert "| ntf | 1,234 | 0.93 | 66 [61, 72] | 75 | −10.0 [−12.0, −8.3] | lossy |" in markdown.replace("NTF", "ntf")
     for line in (
         "| Teacher | 49.0 | 51.0 | 47.0 |",
@@ -216,14 +216,16 @@ def test_every_number_stands_in_its_own_column(tmp_path):
     ],
 )
 def test_a_verdict_is_told_with_its_own_numbers(changes, said):
-    assert said in report.to_markdown([_summary(**changes)], "t")
+    assert said in report.to_markdown([_summary(**changes)], {}, "t")
 
 
 def test_an_audits_numbers_stand_in_its_own_columns(tmp_path):
     parts = {name: np.array([[n + 0.25, n + 0.5, n + 1.0]]) for n, name in enumerate(("reliability", "histogram", "curve"))}
-    audit = Audit(auc=0.811, ece=0.052, brier=0.113, purity=0.934, **parts)
+    limits = {"auc_interval": (0.701, 0.902), "purity_interval": None}
+    audit = Audit(auc=0.811, ece=0.052, brier=0.113, purity=0.934, **limits, **parts)
     page = report.write(tmp_path, rows=[], summary=[_summary()], audits={"ntf": audit}).read_text()
-    assert "<td>0.811</td><td>0.052</td><td>0.113</td><td>0.934</td>" in page
+    assert '<td>0.811 <span class="ci">[0.701, 0.902]</span></td><td>0.052</td><td>0.113</td><td>0.934</td>' in page
+    assert "0.811 [0.701, 0.902] | 0.052 | 0.113 | 0.934 |" in (tmp_path / "recovery.md").read_text()
     found = {name: (tmp_path / f"data/{name}.csv").read_text().splitlines()[1] for name in ("reliability", "trust", "purity")}
     assert found == {"reliability": "ntf,0.25,0.5,1", "trust": "ntf,1.25,1.5,2", "purity": "ntf,2.25,2.5,3"}
 

@@ -241,7 +241,7 @@ def test_merged_adapters_compute_what_the_trained_ones_did(lm, tmp_path):
 def test_adapters_are_scaled_by_alpha_over_rank(lm, tmp_path, monkeypatch):
     scales, merge = [], trainer.lora.merge
     monkeypatch.setattr(
-        trainer.lora, "merge", lambda params, adapters, scale: (scales.append(scale), merge(params, adapters, scale))[1]
+        trainer.lora, "merge", lambda params, adapters: (scales.append(adapters.scale), merge(params, adapters))[1]
     )
     teach(lm, lesson(n=6), tmp_path, dataclasses.replace(LORA, epochs=1.0))
     assert scales == [8.0 / 4]
