@@ -101,7 +101,7 @@ def test_splash_names_the_row_length_that_it_cannot_take():
 
 def test_splash_runs_on_a_tpu_and_splits_rows_and_heads_over_a_mesh():
     """The kernel is compiled for a TPU, not run: its program calls it, and gathers no queries."""
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"))
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     sharded = functools.partial(attention.splash, mesh=mesh)
     args = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in arrays()]
 
