@@ -24,12 +24,12 @@ from typing import Any
 from absl import app, flags
 
 from experiments import main as cli
+from experiments import result
 
 FLAGS = flags.FLAGS
 ROWS = flags.DEFINE_integer("rows", 200, "Questions of the target, drawn at random.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that count.", lower_bound=1)
 PEER_ROWS = flags.DEFINE_integer("peer_rows", 8, "Rows of a peer's batch.", lower_bound=1)
-JSON = flags.DEFINE_string("json", None, "File for the result, one JSON object.")
 STILL = 0.0
 """The learning rate: every step is taken in full, but nothing moves, so that the loss of a pass is the same however its rows
 are batched, and shows that all contestants do the same work."""
@@ -38,14 +38,12 @@ are batched, and shows that all contestants do the same work."""
 def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in BENCHES:
         raise app.UsageError(f"name one of {', '.join(BENCHES)} after experiments.bench")
-    cli.guard(lambda: write(BENCHES[argv[1]](cli.CONFIG.value)))
+    cli.guard(lambda: tell(BENCHES[argv[1]](cli.CONFIG.value)))
 
 
-def write(found: dict[str, Any]) -> None:
+def tell(found: dict[str, Any]) -> None:
     """The result is the last line of standard output, and the file of --json."""
-    if JSON.value:
-        with open(JSON.value, "w", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+    result.keep(found)
     print(json.dumps(found))
 
 

@@ -8,17 +8,16 @@ config with which it does is sought (--nosearch leaves that out).
 """
 
 import dataclasses
-import json
 import sys
 
 from absl import app, flags
 
 from experiments import main as cli
+from experiments import result
 
 FLAGS = flags.FLAGS
 TOPOLOGY = flags.DEFINE_string("topology", None, "Devices: v5e:4x4, v5p:2x2x1, v6e:2x2, gpu:h200x8, cpu:2.", required=True)
 STAGES = flags.DEFINE_list("stages", [], "Plan these stages only: pretrain, answer, observe, calibrate, teach, score.")
-JSON = flags.DEFINE_string("json", None, "File for the plan as JSON.")
 SEARCH = flags.DEFINE_bool("search", True, "Where something does not fit, seek the smallest change of the config that does.")
 
 
@@ -32,10 +31,7 @@ def main(argv: list[str]) -> None:
             raise
         sys.exit(f"error: {error}\n(--traceback shows where)")
     print(report(found))
-    if JSON.value:
-        with open(JSON.value, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-            file.write("\n")
+    result.keep(found)
     sys.exit(0 if found["fits"] or found["change"] else 1)
 
 
