@@ -106,8 +106,10 @@ def _tpu(word: str, chip: str) -> Topology:
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
+    chips = [int(n) for n in word.partition(":")[2].split("x")]
+    host = {} if max(chips) > 1 else {"chips_per_host_bounds": [1, 1, 1]}  # of a single chip; else libtpu knows
     try:
-        devices = topologies.get_topology_desc(topology_name=word, platform="tpu").devices
+        devices = topologies.get_topology_desc(topology_name=word, platform="tpu", **host).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--topology={word}: libtpu says {str(error).splitlines()[0]}; allowed are {ALLOWED}") from error
     return Topology(word, tuple(devices), CHIPS[chip], True, f"libtpu {_version('libtpu')}")
