@@ -110,6 +110,7 @@ def run_as_planned(folder, interface) -> None:
     from w2s_jax.tasks.asking import Asked
 
     config = split_toy(interface)
+    config.select.n = 10  # the toy finishes few free answers
     config.methods = ("naive",)
     for section in (*config.pretrain.values(), config.student):
         section.training.epochs = 0.1
