@@ -163,6 +163,33 @@ def test_cached_prefill_and_decode_equal_the_full_pass(config):
 
 
 @pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["plain", "other"])
+def test_a_prefilled_sequence_continues_in_any_row_of_a_larger_or_smaller_cache(config):
+    model, weights = decoder.Decoder(config, lora_scale=0.5), decoder.init(config, jax.random.key(0))
+    adapters = noisy_adapters(weights)
+    token, segment, position = packed([[text] for text in texts([9, 6])])
+    want = np.asarray(run(model, weights, adapters, token, segment, position)[0].hidden)
+    params, thin = jax.jit(lambda *trees: [decoder.unstack(config, tree) for tree in trees])(weights, adapters)
+    length = np.array([5, 4])
+    last, ready = jax.jit(decoder.prefill, static_argnums=0)(model, params, thin, token[:, :6], length)
+    close(last, want[[0, 1], length - 1])
+
+    @jax.jit
+    def admit(cache, ready):
+        # Two copies of the second sequence, one of the first; the fourth is put nowhere.
+        return cache.resized(16).replaced(jnp.array([3, 0, 1, 4]), ready, jnp.array([1, 1, 0, 0])).resized(12)
+
+    dirty = jax.tree.map(lambda x: x + 3.0, decoder.init_cache(config, 4, 8))
+    cache = admit(dirty, ready)
+    np.testing.assert_array_equal(cache.layer[0][0][2, :, :, :8], dirty.layer[0][0][2])
+    source = np.array([1, 0, 0, 1])
+    for step in range(2):
+        at = (length[source] + step)[:, None]
+        hidden, cache = decoder.extend(model, params, thin, cache, np.take_along_axis(token[source], at, 1), at, at > 0)
+        for b in (0, 1, 3):
+            close(hidden[b, 0], want[source[b], at[b, 0]])
+
+
+@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["plain", "other"])
 def test_fresh_adapters_change_nothing_and_merged_ones_equal_applied_ones(config):
     batch = packed([texts([9]), texts([4, 5])])
     model, params = decoder.Decoder(config, lora_scale=0.5), decoder.init(config, jax.random.key(0))

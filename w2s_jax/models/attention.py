@@ -12,7 +12,7 @@ float32 at least.
     splash   TPU      Pallas kernel that skips what no token sees             no
     tokamax  any      `tokamax.dot_product_attention` (pip install tokamax)   depends on the device
 
-Decoding over a cache has one or few queries: `splash` leaves it to `xla`.
+Over a cache there are one or few queries, and the keys lie ready for the product: `over_cache` does it, whatever the back end.
 """
 
 import functools
@@ -88,7 +88,7 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) ->
     what lies behind is never computed.
     """
     L = q.shape[1]
-    if sight.segment is None or L <= BLOCK or L % BLOCK:
+    if L <= BLOCK or L % BLOCK:
         return dense(q, k, v, sight.mask, scale)
     parts = []
     for start in range(0, L, BLOCK):
@@ -111,6 +111,26 @@ def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: floa
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C)
 
 
+def over_cache(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
+    """Attends over a cache.
+
+    Args:
+        q: [B,T,H,C].
+        k: [B,J,C,S], as the product with the queries reads it; another order is copied into this one at every token.
+        v: [B,J,S,C].
+        sight, scale: see the module.
+    """
+    B, T, H, C = q.shape
+    J, S = k.shape[1], k.shape[3]
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    stacked = q.reshape(B, T, J, H // J, C).transpose(0, 2, 3, 1, 4).reshape(B, J, H // J * T, C)
+    score = jnp.einsum("bjtc,bjcs->bjts", stacked, k.astype(q.dtype), preferred_element_type=wide)
+    score = jnp.where(sight.mask[:, None, None], score.reshape(B, J, H // J, T, S) * scale, jnp.finfo(wide).min)
+    share = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(B, J, H // J * T, S)
+    out = jnp.einsum("bjts,bjsc->bjtc", share, v.astype(q.dtype))
+    return out.reshape(B, J, H // J, T, C).transpose(0, 3, 1, 2, 4).reshape(B, T, H, C)
+
+
 def fused(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float, *, implementation: str) -> jax.Array:
     """Attends by `jax.nn.dot_product_attention`."""
     return jax.nn.dot_product_attention(q, k, v, mask=sight.mask[:, None], scale=scale, implementation=implementation)
@@ -129,8 +149,6 @@ def splash(
     Raises:
         ValueError: the rows' length is no multiple of `LANES`.
     """
-    if sight.segment is None:
-        return xla(q, k, v, sight, scale)
     B, L, H, C = q.shape
     J = k.shape[2]
     if L % LANES:

@@ -303,11 +303,10 @@ class Cache:
     """Keys and values of what was read so far; slot s of a row holds the token at position s.
 
     A row holds one sequence, and a token at position p sees slots 0..p. So whatever a row held before needs no clearing: a new
-    sequence overwrites it from slot 0 on, and never sees past its own end. Rows are gathered, copied and replaced by
-    `jax.tree.map` over axis 0.
+    sequence overwrites it from slot 0 on, and never sees past its own end.
 
     Attributes:
-        layer: M pairs (k, v), each [B, S, J, C].
+        layer: M pairs of keys [B, J, C, S] and values [B, J, S, C].
     """
 
     layer: tuple[tuple[jax.Array, jax.Array], ...]
@@ -315,19 +314,65 @@ class Cache:
     @property
     def num_slots(self) -> int:
         """S, the longest sequence that fits."""
-        return self.layer[0][0].shape[1]
+        return self.layer[0][0].shape[3]
+
+    def resized(self, num_slots: int) -> "Cache":
+        """The same with S = num_slots; what stood in slots beyond is lost."""
+        more = max(0, num_slots - self.num_slots)
+
+        def fit(x: jax.Array, axis: int) -> jax.Array:
+            room = [(0, more if d == axis else 0) for d in range(x.ndim)]
+            return jax.lax.slice_in_dim(jnp.pad(x, room) if more else x, 0, num_slots, axis=axis)
+
+        return Cache(tuple((fit(k, 3), fit(v, 2)) for k, v in self.layer))
+
+    def replaced(self, row: jax.Array, other: "Cache", source: jax.Array) -> "Cache":
+        """The same with rows `source` (i32[A]) of a cache of no more slots in the place of rows `row`; row B is nowhere."""
+        T = other.num_slots
+        return Cache(
+            tuple(
+                (
+                    k.at[row, :, :, :T].set(new_k[source].astype(k.dtype), mode="drop"),
+                    v.at[row, :, :T].set(new_v[source].astype(v.dtype), mode="drop"),
+                )
+                for (k, v), (new_k, new_v) in zip(self.layer, other.layer, strict=True)
+            )
+        )
 
 
 def init_cache(config: DecoderConfig, num_rows: int, num_slots: int, dtype: Any = jnp.float32) -> Cache:
     """Makes an empty cache for B = num_rows sequences of up to S = num_slots tokens."""
-    shape = (num_rows, num_slots, config.num_kv_heads, config.head_dim)
-    return Cache(tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)))
+    J, C = config.num_kv_heads, config.head_dim
+    keys, values = (num_rows, J, C, num_slots), (num_rows, J, num_slots, C)
+    return Cache(tuple((jnp.zeros(keys, dtype), jnp.zeros(values, dtype)) for _ in range(config.num_layers)))
+
+
+def prefill(
+    model: Decoder, params: Any, lora: Any, token: jax.Array, length: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Reads the beginning of B sequences, each padded on the right to T tokens, into a cache of S = T slots.
+
+    Args:
+        model: the decoder; `remat` is ignored.
+        params, lora: from `unstack`; lora may be None.
+        token: i32[B, T].
+        length: i32[B], from 1 to T.
+
+    Returns:
+        hidden [B, D] of each last token, after the final norm, and the cache.
+    """
+    B, T = token.shape
+    position = jnp.broadcast_to(jnp.arange(T), (B, T))
+    segment = (position < length[:, None]).astype(jnp.int32)
+    views = make_views(model.config, position, functools.partial(attention.segment_sight, segment))
+    hidden, new = unrolled(model, params, lora, token, views, [None] * model.config.num_layers)
+    return at(hidden, length[:, None] - 1)[:, 0], Cache(tuple((k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)) for k, v in new))
 
 
 def extend(
     model: Decoder, params: Any, lora: Any, cache: Cache, token: jax.Array, position: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, Cache]:
-    """Feeds T more tokens of each sequence: prefill (T = a bucket, ragged, padded on the right) or decode (T = 1).
+    """Feeds T more tokens of each sequence, ragged, padded on the right; in decoding T = 1.
 
     Args:
         model: the decoder; `remat` is ignored.
@@ -344,15 +389,21 @@ def extend(
     S = cache.num_slots
     slot = jnp.where(valid, position, S)
     views = make_views(config, position, functools.partial(attention.cache_sight, position, S), slot)
+    hidden, extended = unrolled(model, params, lora, token, views, cache.layer)
+    return hidden, Cache(tuple(extended))
+
+
+def unrolled(model: Decoder, params: Any, lora: Any, token: jax.Array, views: Mapping[str, layers.View], cache: Sequence):
+    """Applies block after block to unstacked parameters: hidden [B, T, D] after the final norm, and what each block kept."""
+    config = model.config
     block = model.block()(parent=None)
     x = Embedding(config, model.dtype, model.mesh, parent=None).apply({"params": params["embed"]}, token)
-    extended = []
+    kept = []
     for layer, kind in enumerate(config.kinds):
         adapters = None if lora is None else lora["layers"][layer]
-        x, part = block.apply(variables(params["layers"][layer], adapters), x, views[kind], cache.layer[layer])
-        extended.append(part)
-    norm = layers.RMSNorm.of(config, parent=None)
-    return norm.apply({"params": params["norm"]}, x), Cache(tuple(extended))
+        x, part = block.apply(variables(params["layers"][layer], adapters), x, views[kind], cache[layer])
+        kept.append(part)
+    return layers.RMSNorm.of(config, parent=None).apply({"params": params["norm"]}, x), kept
 
 
 def logits(model: Decoder, params: Any, hidden: jax.Array) -> jax.Array:

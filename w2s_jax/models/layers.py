@@ -124,15 +124,16 @@ class Attention(nn.Module):
         q, k = (normed_heads(name, project(name, n)) for name, n in (("q", config.num_heads), ("k", config.num_kv_heads)))
         v = heads(project("v", config.num_kv_heads))
         q, k = rotate(q, view.cos, view.sin), rotate(k, view.cos, view.sin)
-        if cache is not None:
+        if cache is None:
+            out, cache = self.attend(q, k, v, view.sight, config.score_scale), (k, v)
+        else:
             row = jnp.arange(x.shape[0])[:, None]
             # Padding goes to slot S, which does not exist: the write is dropped.
-            cache = tuple(
-                old.at[row, view.slot].set(new.astype(old.dtype), mode="drop", unique_indices=True)
-                for old, new in zip(cache, (k, v), strict=True)
-            )
-            k, v = (part.astype(self.dtype) for part in cache)
-        out = self.attend(q, k, v, view.sight, config.score_scale).reshape(*x.shape[:2], -1)
+            keys, values = cache
+            keys = keys.at[row, :, :, view.slot].set(k.astype(keys.dtype), mode="drop", unique_indices=True)
+            values = values.at[row, :, view.slot].set(v.astype(values.dtype), mode="drop", unique_indices=True)
+            out, cache = attention.over_cache(q, keys, values, view.sight, config.score_scale), (keys, values)
+        out = out.reshape(*x.shape[:2], -1)
         return Dense(config.width, config.out_bias, config.init_std, self.dtype, self.lora_scale, name="o")(out), cache
 
 
@@ -169,7 +170,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, view: View, cache: tuple[jax.Array, jax.Array] | None = None):
-        """Maps x [B,T,D], and the layer's cache (k and v, each [B,S,J,C]) or None, to the same two."""
+        """Maps x [B,T,D], and the layer's cache (keys [B,J,C,S], values [B,J,S,C]), to the same two.
+
+        Without a cache the second is what one would hold of these tokens: keys and values, each [B,T,J,C].
+        """
 
         def norm(name: str, places: tuple[str, ...], x: jax.Array) -> jax.Array:
             return RMSNorm.of(self.config, name=name)(x) if self.config.norm_place in places else x
