@@ -1,26 +1,23 @@
-"""A language model answers (stage answer): it chooses among options, or writes freely.
+"""A language model chooses among a question's options (stage answer).
 
-`choose` scores each question's candidate continuations in one packed pass: where every candidate is a single token, the
-prompt alone is run and the candidates' logits are read at its last token; otherwise each prompt + candidate is a segment and
-the candidate's tokens are scored. `generate` writes token by token over a key-value cache.
+Each question's candidate continuations are scored in one packed pass: where every candidate is a single token, the prompt alone
+is run and the candidates' logits are read at its last token; otherwise each prompt + candidate is a segment and the candidate's
+tokens are scored.
 
-Source: option scoring and its normalisations, Gu et al. (OLMES), arXiv 2406.08446; nucleus-free temperature sampling.
-Deviations: 1. a row's sample depends on (key, question id, sample number) alone, never on the batch it was in.
+Source: option scoring and its normalisations, Gu et al. (OLMES), arXiv 2406.08446.
 """
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax import packing, processes
+from w2s_jax import packing
 from w2s_jax.models import decoder
 from w2s_jax.models.compute import Compute
-from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
 from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
@@ -158,137 +155,3 @@ def _score_texts(run, asked: Sequence[Asked], normalise) -> np.ndarray:
         num_tokens = len(asked[n].candidates[o])
         score[n, o] = normalise(row[-num_tokens:].astype(np.float64).sum(), num_tokens, asked[n].num_bytes[o])
     return score
-
-
-def generate(
-    lm: LM,
-    asked: Sequence[Asked],
-    *,
-    num_samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    batch_rows: int,
-    row_length: int,
-    compute: Compute,
-    key: jax.Array,
-    label: str = "answer",
-) -> Rollout:
-    """Writes S answers to each prompt, token by token.
-
-    Args:
-        lm: the model that answers.
-        asked: N questions as the model reads them; id, key and the sample's number settle each row's randomness.
-        num_samples: S.
-        temperature: divides the logits; 0 = greedy.
-        max_new_tokens: an answer that reaches it without a stop token is cut.
-        batch_rows: sequences decoded together.
-        row_length: longest prompt and answer together that later passes can take, in tokens.
-        compute: how the model computes.
-        key: consumed.
-        label: what the progress bar says.
-
-    Returns:
-        R = N * S rows; a completion holds its stop token, if it reached one; logp under the tempered distribution.
-
-    Raises:
-        ValueError: a prompt is too long, the temperature is negative, or the model has no stop token.
-    """
-    if temperature < 0:
-        raise ValueError(
-            f"temperature={temperature}: allowed are 0 (greedy) and above; change teacher.temperature in the config"
-        )
-    if not lm.tokenizer.stop_ids:
-        raise ValueError(
-            "the model names no stop token (eos_token_id in generation_config.json or config.json): answers would never end; "
-            "add it there"
-        )
-    _refuse_long(asked, [len(a.prompt) for a in asked], longest_prompt(lm.config, row_length, max_new_tokens))
-    one = Ragged.of([a.prompt for a in asked], np.int32)
-    row_of = np.repeat(np.arange(len(one)), num_samples)
-    words = np.array([(zlib.crc32(asked[n].id.encode()), r % num_samples) for r, n in enumerate(row_of)], np.uint32)
-    model = compute.model(lm.config)
-    params = decoder.unstack(lm.config, lm.params, model.dtype)
-    stop = np.array(sorted(lm.tokenizer.stop_ids), np.int32)
-    completions: list[np.ndarray] = [np.empty(0)] * len(row_of)
-    logps: list[np.ndarray] = [np.empty(0)] * len(row_of)
-    order = np.argsort(one.length[row_of], kind="stable")  # rows of like length share a batch, and a bucket
-    with Progress(label, len(order), unit="row") as progress:
-        for start in range(0, len(order), batch_rows):
-            rows = order[start : start + batch_rows]
-            num_slots = bucket(int(one.length[row_of[rows]].max()))
-            token = np.zeros((batch_rows, num_slots), np.int32)
-            length = np.ones(batch_rows, np.int32)
-            word = np.zeros((batch_rows, 2), np.uint32)
-            for b, r in enumerate(rows):
-                length[b] = len(one[row_of[r]])
-                token[b, : length[b]] = one[row_of[r]]
-                word[b] = words[r]
-            placed = compute.place_rows((token, length, word))
-            written, logp, count = decode(
-                params, *placed, np.float32(temperature), stop, key, model=model, max_new_tokens=max_new_tokens
-            )
-            written, logp, count = map(processes.fetch, (written, logp, count))
-            for b, r in enumerate(rows):
-                completions[r], logps[r] = written[b, : count[b]], logp[b, : count[b]]
-            progress.add(len(rows))
-    prompt = Ragged.of([one[n] for n in row_of], np.int32)
-    return Rollout(prompt, Ragged.of(completions, np.int32), Ragged.of(logps, np.float32))
-
-
-def longest_prompt(config: DecoderConfig, row_length: int, max_new_tokens: int) -> int:
-    """Tokens of the longest prompt that leaves room for its answer.
-
-    Raises:
-        ValueError: no prompt does.
-    """
-    allowed = min(row_length, config.max_position) - max_new_tokens - 1
-    if allowed < 1:
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} leaves no room for a prompt in rows of {row_length} tokens and a context of "
-            f"{config.max_position}: raise this model's shape.row_length, or lower its max_new_tokens in the config"
-        )
-    return allowed
-
-
-def bucket(length: int) -> int:
-    """Slots for prompts up to a length: powers of two, so that there are few shapes."""
-    return max(16, 1 << (length - 1).bit_length())
-
-
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def decode(params, token, length, word, temperature, stop, key, *, model: Decoder, max_new_tokens: int):
-    """Prefills one batch and decodes it until every row has stopped.
-
-    Returns:
-        i32[B, T] tokens, f32[B, T] log-probabilities, i32[B] how many of them count.
-    """
-    B, num_slots = token.shape
-    keys = jax.vmap(lambda w: jax.random.fold_in(jax.random.fold_in(key, w[0]), w[1]))(word)
-    cache = decoder.init_cache(model.config, B, num_slots + max_new_tokens, model.dtype)
-    place = jnp.broadcast_to(jnp.arange(num_slots), (B, num_slots))
-    hidden, cache = decoder.extend(model, params, None, cache, token, place, place < length[:, None])
-    last = jnp.take_along_axis(hidden, length[:, None, None] - 1, axis=1)[:, 0]
-
-    def draw(hidden, t):
-        logits = decoder.logits(model, params, hidden)
-        tempered = jax.nn.log_softmax(logits / jnp.where(temperature > 0, temperature, 1.0))
-        noise = jax.vmap(lambda k: jax.random.gumbel(jax.random.fold_in(k, t), logits.shape[1:]))(keys)
-        chosen = jnp.argmax(tempered + jnp.where(temperature > 0, noise, 0.0), axis=-1)
-        return chosen, jnp.take_along_axis(tempered, chosen[:, None], axis=-1)[:, 0]
-
-    def step(carry):
-        t, hidden, cache, going, written, logps, count = carry
-        chosen, logp = draw(hidden, t)
-        written = written.at[:, t].set(jnp.where(going, chosen, 0))
-        logps = logps.at[:, t].set(jnp.where(going, logp, 0.0))
-        count = count + going
-        going = going & ~jnp.isin(chosen, stop)
-        new, cache = decoder.extend(model, params, None, cache, chosen[:, None], (length + t)[:, None], going[:, None])
-        return t + 1, new[:, 0], cache, going, written, logps, count
-
-    start = (
-        0, last, cache, jnp.ones(B, bool),
-        jnp.zeros((B, max_new_tokens), jnp.int32), jnp.zeros((B, max_new_tokens)), jnp.zeros(B, jnp.int32),
-    )  # fmt: skip
-    *_, written, logps, count = jax.lax.while_loop(lambda c: (c[0] < max_new_tokens) & c[3].any(), step, start)
-    return written, logps, count

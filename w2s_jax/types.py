@@ -149,11 +149,13 @@ class Rollout:
         prompt: i32 tokens of each row's prompt.
         completion: i32 tokens of each row's answer.
         logp: f32, one for each completion token, nats, under the distribution it was drawn or chosen from.
+        model_logp: the same under the model itself, untempered and with all tokens allowed; None where options were chosen.
     """
 
     prompt: Ragged
     completion: Ragged
     logp: Ragged
+    model_logp: Ragged | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from w2s_jax import processes
-from w2s_jax.models import attention, sharding
+from w2s_jax.models import attention, decoder, sharding
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import REMAT, Decoder
 
@@ -46,6 +46,17 @@ class Compute:
     def place_params(self, tree: Any) -> Any:
         """Puts parameters, adapters or shapes' arrays where the rules want them."""
         return jax.tree.map(processes.place, tree, sharding.param_shardings(tree, self.mesh))
+
+    def unstack(self, config: DecoderConfig, tree: Any) -> Any:
+        """The unrolled form of parameters or adapters (see `decoder.unstack`), as decoding wants it.
+
+        It is in this format, and repeated over the fsdp axis: gathering weights for every token would cost more than computing.
+        """
+        places = None
+        if self.mesh.size > 1:
+            shapes = jax.eval_shape(lambda tree: decoder.unstack(config, tree), tree)
+            places = sharding.param_shardings(shapes, self.mesh, whole_over=("fsdp",))
+        return jax.jit(lambda tree: decoder.unstack(config, tree, jnp.dtype(self.dtype)), out_shardings=places)(tree)
 
     def place_rows(self, tree: Any, axis: int = 0) -> Any:
         """Splits the rows (along `axis`) of host arrays over the data and fsdp axes."""

@@ -347,9 +347,7 @@ def init_cache(config: DecoderConfig, num_rows: int, num_slots: int, dtype: Any 
     return Cache(tuple((jnp.zeros(keys, dtype), jnp.zeros(values, dtype)) for _ in range(config.num_layers)))
 
 
-def prefill(
-    model: Decoder, params: Any, lora: Any, token: jax.Array, length: jax.Array
-) -> tuple[jax.Array, Cache]:
+def prefill(model: Decoder, params: Any, lora: Any, token: jax.Array, length: jax.Array) -> tuple[jax.Array, Cache]:
     """Reads the beginning of B sequences, each padded on the right to T tokens, into a cache of S = T slots.
 
     Args:

@@ -60,12 +60,13 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(sizes)])
 
 
-def param_shardings(tree: Any, mesh: Mesh) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, whole_over: Sequence[str] = ()) -> Any:
     """Gives each array of a tree its place.
 
     Args:
         tree: parameters, adapters, gradients or optimiser state, as arrays or shapes; scalars are repeated everywhere.
         mesh: from `make_mesh`.
+        whole_over: axes over which arrays are repeated, whatever the rules say.
 
     Returns:
         The same tree of `NamedSharding`.
@@ -74,18 +75,19 @@ def param_shardings(tree: Any, mesh: Mesh) -> Any:
         ValueError: no rule matches a path, or an axis does not divide a dimension.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: sharding_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh), tree
+        lambda path, leaf: sharding_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh, whole_over),
+        tree,
     )
 
 
-def sharding_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+def sharding_of(path: str, shape: tuple[int, ...], mesh: Mesh, whole_over: Sequence[str] = ()) -> NamedSharding:
     """Gives one array its place; see `param_shardings`."""
     if not shape:
         return NamedSharding(mesh, P())
     spec = next((spec for pattern, spec in RULES if re.search(pattern, path)), None)
     if spec is None:
         raise ValueError(f"no sharding rule for {path} of shape {shape}; add one to RULES in w2s_jax/models/sharding.py")
-    spec = P(*[None] * (len(shape) - len(spec)), *spec)
+    spec = P(*[None] * (len(shape) - len(spec)), *(None if axis in whole_over else axis for axis in spec))
     for dimension, axis in enumerate(spec):
         if axis is not None and shape[dimension] % mesh.shape[axis]:
             works = [n for n in range(1, mesh.size + 1) if shape[dimension] % n == 0]
@@ -122,6 +124,16 @@ def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
     if x.shape[0] % (split := mesh.shape["data"] * mesh.shape["fsdp"]):
         raise ValueError(f"{x.shape[0]} rows cannot be split over data * fsdp = {split} devices; use a multiple of {split}")
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+
+def constrain_heads(tree: Any, mesh: Mesh | None) -> Any:
+    """Pins keys and values [B, J, ...] of a cache: rows to the data and fsdp axes, heads to tensor if it divides them."""
+
+    def pin(x: jax.Array) -> jax.Array:
+        heads = None if x.shape[1] % mesh.shape["tensor"] else "tensor"
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*ROWS, heads)))
+
+    return tree if mesh is None else jax.tree.map(pin, tree)
 
 
 def gather_width(weight: jax.Array, mesh: Mesh | None) -> jax.Array:
