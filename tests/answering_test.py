@@ -6,6 +6,7 @@ import pytest
 
 from tests import tiny
 from w2s_jax import answering
+from w2s_jax.drawing import Drawing
 from w2s_jax.packing import Shape
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import Question
@@ -79,9 +80,11 @@ def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm)
         asking(lm),
         extract,
         num_samples=4,
-        temperature=1.5,
+        drawing=Drawing(1.5),
         max_new_tokens=6,
-        shape=SHAPE,
+        stop_texts=(),
+        num_slots=5,
+        row_length=64,
         compute=tiny.compute(),
         key=jax.random.key(0),
         label="answer",
@@ -93,7 +96,7 @@ def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm)
         decoded = [lm.tokenizer.decode([t]) for t in rollout.completion[r]]
         words = [word for word in decoded if word]  # special tokens have no text
         assert answers.text[r] == " ".join(words) and answers.final[r] == extract(answers.text[r])
-        logp = rollout.logp[r]
+        logp = rollout.model_logp[r]
         assert extra["completion_logp"][r] == pytest.approx(logp.mean(), rel=1e-5)
         if answers.final[r]:
             last = max(t for t, word in enumerate(decoded) if word == answers.final[r])

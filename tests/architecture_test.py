@@ -26,7 +26,8 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("codec", "files", "processes"),
     ("metrics", "store", "plugins", "packing", "progress"),  # L1
     ("tasks", "models", "comparison"),  # L2
-    ("sampling", "features", "recovery"),  # L3
+    ("drawing",),
+    ("choosing", "sampling", "features", "recovery"),  # L3
     ("trust", "selection", "answering"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6

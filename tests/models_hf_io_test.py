@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from w2s_jax import files, sampling
+from w2s_jax.drawing import Drawing
 from w2s_jax.models import checkpoint, decoder, hf_io, rope, tokenizer
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.families import FAMILIES
@@ -115,7 +116,7 @@ def test_transformers_opens_an_export_and_says_the_same_tokens(name, tmp_path):
     assert not any(report.values()), report
     prompts = [[5, 9, 3], [7], [2, 8, 30, 4, 6, 11, 12]]
     asked = [Asked(f"q{n}", prompt, (), ()) for n, prompt in enumerate(prompts)]
-    settings = dict(num_samples=1, temperature=0.0, max_new_tokens=12, batch_rows=4, row_length=64, key=jax.random.key(0))
+    settings = dict(num_samples=1, drawing=Drawing(0.0), max_new_tokens=12, num_slots=2, row_length=64, key=jax.random.key(0))
     ours = sampling.generate(hf_io.load(tmp_path), asked, compute=tiny.compute(), **settings).completion
     for n, prompt in enumerate(prompts):
         with torch.no_grad():

@@ -98,6 +98,7 @@ def test_a_taught_student_writes_the_same_in_transformers(path, tmp_path):
 
     from tests import tiny
     from w2s_jax import sampling
+    from w2s_jax.drawing import Drawing
     from w2s_jax.models import lora
     from w2s_jax.tasks.asking import Asked
     from w2s_jax.types import LM
@@ -108,7 +109,7 @@ def test_a_taught_student_writes_the_same_in_transformers(path, tmp_path):
     student = LM(lm.config, lora.merge(lm.params, noise, 1.0), lm.tokenizer)
     prompts = ["The capital of France is", "def fibonacci(n):\n", "Once upon a time"]
     asked = [Asked(text, lm.tokenizer.encode(text, bos=True), [], []) for text in prompts]
-    how = dict(num_samples=1, temperature=0.0, max_new_tokens=24, batch_rows=4, row_length=128)
+    how = dict(num_samples=1, drawing=Drawing(0.0), max_new_tokens=24, num_slots=4, row_length=128)
     rollout = sampling.generate(student, asked, **how, compute=tiny.compute(), key=jax.random.key(2))
     hf_io.save(student, tmp_path)
     hf = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)

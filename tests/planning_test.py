@@ -104,7 +104,7 @@ def test_a_small_config_is_planned_and_its_bytes_are_those_of_the_real_arrays():
 
 def run_as_planned(folder, interface) -> None:
     """Runs the toy on two simulated devices; says of each planned program whether just that was called."""
-    from w2s_jax import features, pipeline, sampling
+    from w2s_jax import choosing, features, pipeline, sampling
     from w2s_jax.store import Store
     from w2s_jax.student import trainer
     from w2s_jax.tasks.asking import Asked
@@ -115,7 +115,8 @@ def run_as_planned(folder, interface) -> None:
     for section in (*config.pretrain.values(), config.student):
         section.training.epochs = 0.1
     for who in ("teacher", "student"):
-        config[who].shape.row_length = 20  # the longest prompts that fit are as long as those that there are
+        # The longest prompts that fit are as long as those that there are.
+        config[who].shape.row_length = 20 if interface == "choice" else 9
     called = []
 
     def record(module, name):
@@ -131,8 +132,13 @@ def run_as_planned(folder, interface) -> None:
 
     record(features, "gathered")
     record(trainer, "train_step")
-    for name in ("candidate_logits", "continuation_logp", "decode"):
-        record(sampling, name)
+    for module, name in (
+        (choosing, "candidate_logits"),
+        (choosing, "continuation_logp"),
+        (sampling, "read"),
+        (sampling, "write"),
+    ):
+        record(module, name)
     planned = {phase.name: phase for phase in phases.phases(config, jax.devices())}
     if interface == "choice":  # the toy's answers are words of one token, as letters are
         planned["answer in texts"] = planned["answer teacher"]
@@ -145,13 +151,13 @@ def run_as_planned(folder, interface) -> None:
     if interface == "choice":
         texts = [Asked("q", (2, 3), ((4, 5), (6, 7)), (1, 1))]
         settings = {"shape": phases.Shape(**config.teacher.shape), "compute": pipeline.compute_of(run, config.teacher)}
-        sampling.choose(run.load(teacher, "bfloat16"), texts, normalise="none", **settings)
+        choosing.choose(run.load(teacher, "bfloat16"), texts, normalise="none", **settings)
     for name, phase in planned.items():
         if phase.stage != "calibrate":
             leaves, tree = jax.tree.flatten(phase.arguments)
             shapes = [(x.shape, x.dtype, budget.device_bytes(x)) for x in leaves]
             print(name, (phase.program.name, shapes, tree, dict(phase.settings)) in called, sep=": ")
-    scoring = planned["score student"]
+    scoring = planned["score student" if interface == "choice" else "score student (write)"]
     compiled = scoring.lower().compile().memory_analysis()
     print("compiler", compiled.argument_size_in_bytes == budget.device_bytes(scoring.arguments), sep=": ")
 
@@ -161,8 +167,11 @@ def run_as_planned(folder, interface) -> None:
 def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, tmp_path):
     said = subprocess_of_two_devices("--run", str(tmp_path), interface)
     judged = dict(line.split(": ") for line in said.splitlines() if line.endswith((": True", ": False")))
-    names = ["pretrain weak", "pretrain strong", "answer teacher", "observe teacher", "teach student", "score student"]
-    names += ["compiler", *(["answer in texts"] if interface == "choice" else [])]
+    names = ["pretrain weak", "pretrain strong", "observe teacher", "teach student", "compiler"]
+    if interface == "choice":
+        names += ["answer teacher", "score student", "answer in texts"]
+    else:
+        names += [f"{stage} ({part})" for stage in ("answer teacher", "score student") for part in ("read", "write")]
     assert judged == dict.fromkeys(names, "True"), said
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from w2s_jax import sampling
+from w2s_jax import choosing, sampling
+from w2s_jax.drawing import Drawing
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
 from w2s_jax.tasks.asking import Asking
@@ -25,9 +26,9 @@ VERSION = "1"
 def by_choice(
     lm: LM, questions: Sequence[Question], asking: Asking, *, normalise: str, shape: Shape, compute: Compute, label: str
 ) -> dict[str, Any]:
-    """One of the options for each question; see `sampling.choose`. `answer_logp` is the chosen option's, among the options."""
+    """One of the options for each question; see `choosing.choose`. `answer_logp` is the chosen option's, among the options."""
     asked = [asking.ask(q) for q in questions]
-    found = sampling.choose(lm, asked, normalise=normalise, shape=shape, compute=compute, label=label)
+    found = choosing.choose(lm, asked, normalise=normalise, shape=shape, compute=compute, label=label)
     final = tuple(q.options[o] for q, o in zip(questions, found.option, strict=True))
     answer_logp = found.option_logp[np.arange(len(final)), found.option]
     return {
@@ -44,32 +45,36 @@ def by_writing(
     extract: Callable[[str], str],
     *,
     num_samples: int,
-    temperature: float,
+    drawing: Drawing,
     max_new_tokens: int,
-    shape: Shape,
+    stop_texts: Sequence[str],
+    num_slots: int,
+    row_length: int,
     compute: Compute,
     key: jax.Array,
     label: str,
 ) -> dict[str, Any]:
     """S free texts for each question; see `sampling.generate`. `extract` finds the final answer in a text.
 
-    `answer_logp` is the mean over the tokens that spell the final answer, `completion_logp` that over all tokens.
+    `answer_logp` is the mean over the tokens that spell the final answer, `completion_logp` that over all tokens, both under
+    the model itself, however tokens were drawn.
     """
     rollout = sampling.generate(
         lm,
         [asking.ask(q) for q in questions],
         num_samples=num_samples,
-        temperature=temperature,
+        drawing=drawing,
         max_new_tokens=max_new_tokens,
-        batch_rows=shape.batch_rows * shape.max_segments,
-        row_length=shape.row_length,
+        stop_texts=stop_texts,
+        num_slots=num_slots,
+        row_length=row_length,
         compute=compute,
         key=key,
         label=label,
     )
     text = tuple(lm.tokenizer.decode(tokens) for tokens in rollout.completion)
     final = tuple(extract(t) for t in text)
-    rows = list(zip(rollout.completion, rollout.logp, final, strict=True))
+    rows = list(zip(rollout.completion, rollout.model_logp, final, strict=True))
     extra = {
         "answer_logp": [span_logp(lm.tokenizer, tokens, logp, found) for tokens, logp, found in rows],
         "completion_logp": [logp.mean() if len(logp) else -np.inf for _, logp, _ in rows],

@@ -23,6 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from w2s_jax import answering, features, files, metrics, plugins, recovery, scoring, selection
+from w2s_jax.drawing import Drawing
 from w2s_jax.models import hf_io, hub, lora, peft_io, quantised, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
@@ -521,21 +522,33 @@ def answer(
     `once`: one greedy answer to each question, whatever the section says; for scoring.
     """
     section = run.config[who]
-    compute, shape = compute_of(run, section), Shape(**section.shape)
     asking = {"style": section.style, "chat": section.chat}
     if run.task.interface == "choice":
         how = {"normalise": section.normalise}
     else:
-        how = {name: section[name] for name in ("num_samples", "temperature", "max_new_tokens")}
-        how |= {"num_samples": 1, "temperature": 0.0} if once else {}
+        how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else {}))
 
     def fn(work, **inputs):
         lm = run.load(model, section.param_dtype)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
-        settings = {**how, "shape": shape, "compute": compute, "label": label}
         if run.task.interface == "choice":
-            return answering.by_choice(lm, questions, asked, **settings)
-        return answering.by_writing(lm, questions, asked, run.task.extract, key=run.key("sampling"), **settings)
+            settings = {"shape": Shape(**section.shape), "compute": compute_of(run, section), "label": label}
+            return answering.by_choice(lm, questions, asked, **how, **settings)
+        return answering.by_writing(
+            lm,
+            questions,
+            asked,
+            run.task.extract,
+            num_samples=how["num_samples"],
+            drawing=Drawing(**how["drawing"]),
+            max_new_tokens=how["max_new_tokens"],
+            stop_texts=how["stop_texts"],
+            num_slots=how["num_slots"],
+            row_length=section.shape.row_length,
+            compute=compute_of(run, section, dtype=how["decode_dtype"]),
+            key=run.key("sampling"),
+            label=label,
+        )
 
     return run.stage(
         "answer",
@@ -548,7 +561,7 @@ def answer(
         asking=asking,
         how=how,
         task={} if run.task.interface == "choice" else run.config.tasks.to_dict(),  # its `extract` reads the answers
-        seed=run.seed if how.get("temperature") else 0,
+        seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
         computing=computing_of(run, section),
         shape=section.shape.to_dict(),
     )
@@ -800,8 +813,16 @@ def audit(
 # ---- From config sections to plain values ----------------------------------------------------------------------------
 
 
-def compute_of(run: Run, section: ConfigDict) -> Compute:
-    return Compute(run.mesh, section.dtype, section.attention, section.remat)
+def compute_of(run: Run, section: ConfigDict, dtype: str = "") -> Compute:
+    return Compute(run.mesh, dtype or section.dtype, section.attention, section.remat)
+
+
+def writing_of(section: ConfigDict, **instead: Any) -> dict[str, Any]:
+    """How a model writes, as the section says, or as `instead` says."""
+    given = {**section.to_dict(), **instead}
+    drawing = {name: given[name] for name in ("temperature", "top_k", "top_p", "min_p")}
+    names = ("num_samples", "max_new_tokens", "stop_texts", "num_slots", "decode_dtype")
+    return {name: given[name] for name in names} | {"drawing": drawing}
 
 
 def computing_of(run: Run, section: ConfigDict) -> dict[str, Any]:

@@ -192,7 +192,8 @@ def pinned(slots: Slots, mesh) -> Slots:
     if mesh is None:
         return slots
     rest = jax.tree.map(functools.partial(sharding.constrain_rows, mesh=mesh), slots.replace(cache=None))
-    return rest.replace(cache=sharding.constrain_heads(slots.cache, mesh))
+    place = sharding.cache_sharding(slots.cache.num_heads, mesh)
+    return rest.replace(cache=jax.lax.with_sharding_constraint(slots.cache, place))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_rows", "num_slots", "dtype", "mesh"))
@@ -296,7 +297,7 @@ def generate(
     unread = collections.deque(order)
     ready, waiting = None, collections.deque()  # of (row, its place in `ready`)
     in_slot: list[Row | None] = [None] * num_slots
-    num_together = _read_together(num_slots, num_samples, compute)
+    num_together = read_together(num_slots, num_samples, compute)
     longest = max((len(question.prompt) for question in asked), default=1)
     num_cached = room(longest + min(STEPS, int(limits.max(initial=1))))
     slots = empty(config=lm.config, num_rows=num_slots, num_slots=num_cached, dtype=model.dtype, mesh=model.mesh)
@@ -352,7 +353,7 @@ def _reach(asked: Sequence[Asked], row: Row) -> int:
     return len(asked[row.question].prompt) + min(len(row.token) + STEPS, row.limit)
 
 
-def _read_together(num_slots: int, num_samples: int, compute: Compute) -> int:
+def read_together(num_slots: int, num_samples: int, compute: Compute) -> int:
     """Prompts to read together: what the slots can take, but no more than a few; on a mesh as many as split over it."""
     split = compute.mesh.shape["data"] * compute.mesh.shape["fsdp"]
     return -(-min(READ_TOGETHER, -(-num_slots // num_samples)) // split) * split

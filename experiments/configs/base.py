@@ -91,7 +91,13 @@ def model(name: str, *, style: str) -> ConfigDict:
     c.normalise = "token"  # options of several tokens are ranked by log-probability per "token", per "byte", or "none"
     c.num_samples = 1  # free generation: answers to a question
     c.temperature = 0.0  # 0 = greedy
+    c.top_k = 0  # most probable tokens to draw from, 0 = all
+    c.top_p = 1.0  # share of the probability to draw from
+    c.min_p = 0.0  # leave out tokens below this share of the largest probability
     c.max_new_tokens = 512
+    c.stop_texts = ()  # texts that end an answer, beside the model's stop tokens
+    c.num_slots = 64  # answers written together
+    c.decode_dtype = ""  # of weights, activations and cache while writing; "" = dtype
     # Of the parameters; "bfloat16" halves a teacher, or a student under LoRA (its merged adapters too).
     c.param_dtype = "float32"
     c.dtype = "float32"  # of activations

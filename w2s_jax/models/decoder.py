@@ -316,6 +316,11 @@ class Cache:
         """S, the longest sequence that fits."""
         return self.layer[0][0].shape[3]
 
+    @property
+    def num_heads(self) -> int:
+        """J, key-value heads."""
+        return self.layer[0][0].shape[1]
+
     def resized(self, num_slots: int) -> "Cache":
         """The same with S = num_slots; what stood in slots beyond is lost."""
         more = max(0, num_slots - self.num_slots)

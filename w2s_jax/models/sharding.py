@@ -126,14 +126,9 @@ def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
 
-def constrain_heads(tree: Any, mesh: Mesh | None) -> Any:
-    """Pins keys and values [B, J, ...] of a cache: rows to the data and fsdp axes, heads to tensor if it divides them."""
-
-    def pin(x: jax.Array) -> jax.Array:
-        heads = None if x.shape[1] % mesh.shape["tensor"] else "tensor"
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*ROWS, heads)))
-
-    return tree if mesh is None else jax.tree.map(pin, tree)
+def cache_sharding(num_heads: int, mesh: Mesh) -> NamedSharding:
+    """Splits keys and values [B, J, ...] of a cache: rows over data and fsdp, heads over tensor if it divides them."""
+    return NamedSharding(mesh, P(*ROWS, None if num_heads % mesh.shape["tensor"] else "tensor"))
 
 
 def gather_width(weight: jax.Array, mesh: Mesh | None) -> jax.Array:

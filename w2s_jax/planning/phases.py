@@ -1,7 +1,8 @@
 """The programs of a run, as the run calls them: the same compiled functions and settings, with shapes in place of arrays.
 
     pretrain   `trainer.train_step`, for each model of the config that is trained from scratch
-    answer     `sampling.candidate_logits` (letters), `sampling.continuation_logp` (texts) or `sampling.decode` (free answers)
+    answer     `choosing.candidate_logits` (letters) or `choosing.continuation_logp` (texts); where answers are free
+               `sampling.read` (prompts) and `sampling.write`
     observe    `features.gathered`
     calibrate  `neural.train`, on one device
     teach      `trainer.train_step`
@@ -22,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from w2s_jax import features, packing, pipeline, plugins, sampling
+from w2s_jax import choosing, features, packing, pipeline, plugins, sampling
+from w2s_jax.drawing import Drawing
 from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
@@ -88,7 +90,7 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
         if kind == "pretrain"
         for section in [config.pretrain[name]]
     ]
-    found.append(answer("answer teacher", "teacher", config, shapes[config.teacher.model], mesh, interface))
+    found += answer("answer teacher", "teacher", config, shapes[config.teacher.model], mesh, interface)
     found.append(observe(config, shapes[config.teacher.model], mesh))
     if any(row.trust == "neural" and not row.reused for row in rows):
         found.append(calibrate(config, shapes[config.teacher.model], mesh))
@@ -97,7 +99,7 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
     )
     student = shapes[config.student.model]
     found.append(train("teach student", "student", config.student, objective, student, mesh, config.student.param_dtype))
-    found.append(answer("score student", "student", config, student, mesh, interface))
+    found += answer("score student", "student", config, student, mesh, interface)
     return found
 
 
@@ -141,39 +143,49 @@ def shape_of(config: ConfigDict, word: str) -> DecoderConfig:
 # ---- Phases ----------------------------------------------------------------------------------------------------------
 
 
-def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, interface: str) -> Phase:
+def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, interface: str) -> list[Phase]:
     """A model answers questions: it chooses, or writes."""
     settings = config[section]
-    device = device_shape(f"{section}.shape", settings.shape, mesh)
-    model = compute_of(settings, mesh).model(shape)
     params = params_of(shape, mesh, settings.param_dtype)
     if interface != "choice":
-        return decode(name, section, settings, device, model, params, mesh)
+        return writing(name, section, settings, shape, params, mesh)
+    device = device_shape(f"{section}.shape", settings.shape, mesh)
+    model = compute_of(settings, mesh).model(shape)
     empty = Ragged.of([], np.int32)
     if settings.style == "letter":
         extra = {"candidate": np.zeros((0, NUM_OPTIONS), np.int32)}
         batch = packing.lay_out(empty, [], device, probe=np.zeros(0, np.int64), extra=extra)
-        program = sampling.candidate_logits
+        program = choosing.candidate_logits
     else:
         batch = packing.lay_out(empty, [], device, weight=Ragged.of([], np.float32))
-        program = sampling.continuation_logp
-    return Phase(name, section, program, (params, split_rows(batch, mesh)), {"model": model})
+        program = choosing.continuation_logp
+    return [Phase(name, section, program, (params, split_rows(batch, mesh)), {"model": model})]
 
 
-def decode(name, section, settings: ConfigDict, device: Shape, model: decoder.Decoder, params: Any, mesh: Mesh) -> Phase:
-    """A model writes: the longest prompts that fit are read, then tokens are written until the last row has stopped."""
-    longest = sampling.longest_prompt(model.config, device.row_length, settings.max_new_tokens)
-    num_rows = device.batch_rows * device.max_segments
-    unstacked = placed(jax.eval_shape(functools.partial(decoder.unstack, model.config, dtype=model.dtype), params), mesh)
-    rows = (
-        shaped((num_rows, sampling.bucket(longest)), jnp.int32),
-        shaped((num_rows,), jnp.int32),
-        shaped((num_rows, 2), jnp.uint32),
-    )
-    drawing = (shaped((), jnp.float32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
-    arguments = (unstacked, *split_rows(rows, mesh), *drawing)
-    static = {"model": model, "max_new_tokens": settings.max_new_tokens}
-    return Phase(name, section, sampling.decode, arguments, static, beside=params)
+def writing(name: str, section: str, settings: ConfigDict, shape: DecoderConfig, params: Any, mesh: Mesh) -> list[Phase]:
+    """A model writes: the longest prompts that fit are read, and tokens are written at the full length of the cache."""
+    drawing = Drawing(**pipeline.writing_of(settings)["drawing"])
+    compute = compute_of(settings, mesh, dtype=settings.decode_dtype)
+    model = compute.model(shape)
+    refuse_uneven(f"{section}.num_slots", settings.num_slots, mesh)
+    longest = sampling.longest_prompt(shape, settings.shape.row_length, settings.max_new_tokens)
+    num_read = sampling.read_together(settings.num_slots, settings.num_samples, compute)
+    unstacked = jax.eval_shape(functools.partial(decoder.unstack, shape, dtype=model.dtype), params)
+    unstacked = placed(unstacked, mesh, whole_over=("fsdp",))
+    prompts = split_rows((shaped((num_read, sampling.room(longest)), jnp.int32), shaped((num_read,), jnp.int32)), mesh)
+    num_cached = sampling.room(longest + settings.max_new_tokens)
+    sizes = {"config": shape, "num_rows": settings.num_slots, "num_slots": num_cached, "dtype": model.dtype, "mesh": None}
+    slots = jax.eval_shape(functools.partial(sampling.empty, **sizes))
+    place = sharding.cache_sharding(shape.num_kv_heads, mesh)
+    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), slots.cache)
+    slots = split_rows(slots.replace(cache=None), mesh).replace(cache=cache)
+    halted = split_rows(shaped((settings.num_slots,), jnp.bool_), mesh)
+    drawn = (shaped((), jnp.int32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
+    static = {"model": model, "drawing": drawing, "num_steps": sampling.STEPS}
+    return [
+        Phase(f"{name} (read)", section, sampling.read, (unstacked, None, *prompts), {"model": model}, beside=(params, slots)),
+        Phase(f"{name} (write)", section, sampling.write, (unstacked, None, slots, halted, *drawn), static, beside=params),
+    ]
 
 
 def observe(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
@@ -236,8 +248,8 @@ LESSON = Lesson((Question("q", "", ""),), Answers(("q",), ("",), ("",)), np.ones
 # ---- Shapes and places -----------------------------------------------------------------------------------------------
 
 
-def compute_of(section: ConfigDict, mesh: Mesh) -> Compute:
-    return Compute(mesh, section.dtype, section.attention, section.remat)
+def compute_of(section: ConfigDict, mesh: Mesh, dtype: str = "") -> Compute:
+    return Compute(mesh, dtype or section.dtype, section.attention, section.remat)
 
 
 def device_shape(path: str, section: ConfigDict, mesh: Mesh) -> Shape:
@@ -246,13 +258,17 @@ def device_shape(path: str, section: ConfigDict, mesh: Mesh) -> Shape:
     Raises:
         ValueError: its rows cannot be split over the mesh.
     """
-    split = mesh.shape["data"] * mesh.shape["fsdp"]
-    if section.batch_rows % split:
-        raise ValueError(
-            f"{path}.batch_rows={section.batch_rows}: these rows cannot be split over data * fsdp = {split} devices; use a "
-            f"multiple of {split}, or another mesh"
-        )
+    refuse_uneven(f"{path}.batch_rows", section.batch_rows, mesh)
     return Shape(**section)
+
+
+def refuse_uneven(path: str, num_rows: int, mesh: Mesh) -> None:
+    """Makes sure that rows can be split over the mesh."""
+    if num_rows % (split := mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise ValueError(
+            f"{path}={num_rows}: these rows cannot be split over data * fsdp = {split} devices; use a multiple of {split}, or "
+            "another mesh"
+        )
 
 
 def params_of(shape: DecoderConfig, mesh: Mesh, dtype: str) -> Any:
@@ -260,11 +276,10 @@ def params_of(shape: DecoderConfig, mesh: Mesh, dtype: str) -> Any:
     return placed(jax.tree.map(lambda x: shaped(x.shape, jnp.dtype(dtype)), decoder.shapes(shape)), mesh)
 
 
-def placed(tree: Any, mesh: Mesh) -> Any:
+def placed(tree: Any, mesh: Mesh, whole_over: Sequence[str] = ()) -> Any:
     """Parameters, adapters or moments where the rules want them."""
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, sharding.param_shardings(tree, mesh)
-    )
+    places = sharding.param_shardings(tree, mesh, whole_over)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
 
 
 def split_rows(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
