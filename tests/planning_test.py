@@ -157,7 +157,7 @@ def run_as_planned(folder, interface) -> None:
             leaves, tree = jax.tree.flatten(phase.arguments)
             shapes = [(x.shape, x.dtype, budget.device_bytes(x)) for x in leaves]
             print(name, (phase.program.name, shapes, tree, dict(phase.settings)) in called, sep=": ")
-    scoring = planned["score student" if interface == "choice" else "score student (write)"]
+    scoring = planned["score student" if interface == "choice" else "score student (read)"]
     compiled = scoring.lower().compile().memory_analysis()
     print("compiler", compiled.argument_size_in_bytes == budget.device_bytes(scoring.arguments), sep=": ")
 
