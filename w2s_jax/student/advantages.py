@@ -19,8 +19,8 @@ FLOOR = 1e-4
 def group_std(rewards: np.ndarray) -> np.ndarray:
     """Distance from the group's mean in its standard deviations: f64[Q, S] -> f32[Q, S].
 
-    >>> group_std(np.array([[1.0, 0.0, 0.0, 1.0], [0.1, 0.1, 0.1, 0.1]])).round(2).tolist()[1]
-    [0.0, 0.0, 0.0, 0.0]
+    >>> group_std(np.array([[2.0, 1.0, 0.0], [0.1, 0.1, 0.1]])).round(3).tolist()
+    [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]]
     """
     return _settled(rewards, _centred(rewards) / (np.std(rewards, axis=1, ddof=1, keepdims=True) + FLOOR))
 

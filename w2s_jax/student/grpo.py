@@ -24,16 +24,17 @@ of KL(policy, reference) are differentiated as they stand, as trainers usually d
 KL(policy, reference), that of k3 is that of KL(reference, policy), and that of k1 is 0: it measures and does not restrain.
 
 Sums and denominators are added over micro-batches and processes and divided once, so that neither accumulation nor packing
-changes a step. On policy (logp = logp_old) with the advantages of a group adding up to 0, grpo's loss is 0 although its gradient
-is not: look at the reward, not at the loss.
+changes a step. On policy (logp = logp_old) with the advantages of a group adding up to 0, grpo's loss is 0 although its
+gradient is not: look at the reward, not at the loss.
 
-Source: GRPO, arXiv 2402.03300; Dr. GRPO, 2503.20783; DAPO, 2503.14476; GSPO, 2507.18071; CISPO, 2506.13585; k1, k2, k3: Schulman,
-"Approximating KL Divergence", 2020; truncated importance sampling: Ionides 2008.
-Deviations: 1. the trust weight w_i is ours; as a factor of the reward it would cancel within the group. 2. loss and advantage are
-two words: Dr. GRPO is loss="dr_grpo" with advantage="group_mean". 3. DAPO is loss="dapo", zero_variance="resample" and the
+Source: GRPO, arXiv 2402.03300; Dr. GRPO, 2503.20783; DAPO, 2503.14476; GSPO, 2507.18071; CISPO, 2506.13585; k1, k2, k3:
+Schulman, "Approximating KL Divergence", 2020; truncated importance sampling: Ionides 2008.
+Deviations: 1. the trust weight w_i is ours; as a factor of the reward it would cancel within the group. 2. loss and advantage
+are two words: Dr. GRPO is loss="dr_grpo" with advantage="group_mean". 3. DAPO is loss="dapo", zero_variance="resample" and the
 reward "overlong", not the loss alone. 4. CISPO's paper has no lower bound and gives no number for the upper one; ours holds the
-weight at 5 or below, after arXiv 2510.13786. 5. log-ratios are held in [-20, 20], with no gradient beyond: the exponential of more
-would become infinity times zero. 6. importance weights multiply f, not the divergence, and are each token's own under gspo too.
+weight at 5 or below, after arXiv 2510.13786. 5. log-ratios are held in [-20, 20], with no gradient beyond: the exponential of
+more would become infinity times zero. 6. importance weights multiply f, not the divergence, and are each token's own under
+gspo too.
 """
 
 import dataclasses

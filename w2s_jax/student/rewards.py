@@ -59,8 +59,8 @@ def overlong(*, num_tokens: Sequence[int], max_new_tokens: int, overlong_buffer:
     >>> overlong(num_tokens=[80, 90, 100], max_new_tokens=100, overlong_buffer=20).tolist()
     [0.0, -0.5, -1.0]
     """
-    beyond = np.asarray(num_tokens, np.float64) - (max_new_tokens - overlong_buffer)
-    return -np.clip(beyond, 0, overlong_buffer) / overlong_buffer
+    room = max_new_tokens - overlong_buffer - np.asarray(num_tokens, np.float64)
+    return np.clip(room, -overlong_buffer, 0) / overlong_buffer
 
 
 REWARDS = {function.__name__: function for function in (agreement, answered, boxed_format, overlong)}
