@@ -2,13 +2,16 @@
 
 One file for each; the config word is the file's name, or the dotted path of a fork's own module. A module ends with
 `make(**kw) -> Objective`. There is no model inside a loss: it sees per-token quantities only.
+
+Two kinds: an `Objective` makes its batches of the lesson alone, an `OnPolicy` one of what the student itself writes.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from w2s_jax.packing import Shape
 from w2s_jax.types import Batch, Lesson, Question
@@ -32,20 +35,21 @@ class Plan:
     num_tokens: int
 
 
-class Objective(Protocol):
-    """What an objective is: frozen and hashable (it is a static argument of the compiled step).
+class Loss(Protocol):
+    """What the compiled step needs of an objective; frozen and hashable, because it is a static argument there.
 
     Attributes:
         needs: what the forward pass must return beside `logp`: "entropy".
+        temperature: divides the logits.
+        maxima: names of metrics that are largest values, not sums.
     """
 
     needs: frozenset[str]
+    temperature: float
+    maxima: frozenset[str]
 
     def init(self, key: jax.Array) -> Mapping[str, Any]:
         """The objective's own trained parameters, mostly {}."""
-
-    def plan(self, lesson: Lesson, encode: Encode, shape: Shape, key: jax.Array) -> Plan:
-        """Makes the lesson into batches; the key settles their order."""
 
     def loss(
         self, out: Mapping[str, jax.Array], own: Mapping[str, Any], batch: Batch
@@ -56,5 +60,38 @@ class Objective(Protocol):
             out: `logp` f32[B, L], log-probability of each token given those before it in its segment, nats; 0 at a
                 segment's first token and where the batch's weight is 0; and what `needs` names, each f32[B, L] and 0 likewise.
             own: the objective's own parameters.
-            batch: as the plan gave it. Metrics are sums too; they are divided by the denominator.
+            batch: what to learn. Metrics are sums too, and divided by the denominator, but for the `maxima`.
         """
+
+
+class Objective(Loss, Protocol):
+    """Learns from the lesson as it stands."""
+
+    def plan(self, lesson: Lesson, encode: Encode, shape: Shape, key: jax.Array) -> Plan:
+        """Makes the lesson into batches; the key settles their order."""
+
+
+@runtime_checkable
+class OnPolicy(Loss, Protocol):
+    """Learns from answers that the student writes and a reward judges (`student.online`).
+
+    Attributes:
+        questions, group_size: questions of a round, and answers written to each.
+        max_new_tokens: the most tokens of an answer.
+        inner_steps: optimizer steps on the answers of a round.
+        beta: factor of the divergence from the student as it was; 0 = it is not computed.
+        zero_variance: what becomes of a group whose rewards are all equal: "keep", "mask" or "resample".
+    """
+
+    questions: int
+    group_size: int
+    max_new_tokens: int
+    inner_steps: int
+    beta: float
+    zero_variance: str
+
+    def reward(self, **about: Any) -> tuple[np.ndarray, dict[str, float]]:
+        """Rewards f64[R] of R answers, and the mean of each part; see `student.rewards` for what it may read."""
+
+    def advantage(self, rewards: np.ndarray) -> np.ndarray:
+        """Rewards f64[Q, S] to advantages f32[Q, S]."""

@@ -28,6 +28,8 @@ class SFT:
     """See the module."""
 
     needs: frozenset[str] = frozenset()
+    temperature: float = 1.0
+    maxima: frozenset[str] = frozenset()
 
     def init(self, key: jax.Array) -> dict:
         return {}

@@ -10,7 +10,7 @@ Source: AdamW, Loshchilov & Hutter, arXiv 1711.05101; LoRA, arXiv 2106.09685.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -29,7 +29,7 @@ from w2s_jax.models.decoder import Decoder
 from w2s_jax.models.likelihood import token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
-from w2s_jax.student import Encode, Objective
+from w2s_jax.student import Encode, Loss, Objective
 from w2s_jax.types import LM, Batch, Lesson
 
 VERSION = "2"
@@ -144,9 +144,9 @@ class TrainState:
 
 @functools.partial(jax.jit, static_argnames=("model", "objective", "optimizer", "adapters"), donate_argnames="state")
 def train_step(
-    state: TrainState, frozen, batches: Batch, lr, *, model: Decoder, objective: Objective, optimizer: Optimizer, adapters: bool
+    state: TrainState, frozen, batches: Batch, lr, *, model: Decoder, objective: Loss, optimizer: Optimizer, adapters: bool
 ):
-    """One optimizer step over A micro-batches.
+    """One optimizer step over A micro-batches; one in which nothing has a weight costs nothing.
 
     Args:
         state: donated.
@@ -164,20 +164,36 @@ def train_step(
         hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
         asked = "entropy" in objective.needs
         wanted = None if batch.weight is None else batch.weight != 0
-        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, wanted=wanted, entropy=asked)
+        logp, entropy = token_logp(
+            model,
+            variables["params"],
+            hidden,
+            batch.token,
+            batch.segment,
+            wanted=wanted,
+            temperature=objective.temperature,
+            entropy=asked,
+        )
         total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
         return total, (denominator, metrics | {"loss": total})
 
-    def accumulate(carry, batch):
+    def add(carry, batch):
         (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.learnt, batch)
-        return jax.tree.map(jnp.add, carry, (grads, *aux)), None
+        total = jax.tree.map(jnp.add, carry, (grads, *aux))
+        return *total[:2], total[2] | {name: jnp.maximum(carry[2][name], aux[1][name]) for name in objective.maxima}
+
+    def accumulate(carry, batch):
+        if batches.token.shape[0] == 1 or batch.weight is None:
+            return add(carry, batch), None
+        return jax.lax.cond(jnp.any(batch.weight != 0), add, lambda carry, _: carry, carry, batch), None
 
     first = jax.tree.map(lambda x: x[0], batches)
     (_, aux), grads = jax.eval_shape(jax.value_and_grad(loss_fn, has_aux=True), state.learnt, first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (grads, *aux))
     (grads, denominator, metrics), _ = jax.lax.scan(accumulate, zeros, batches)
     share = 1.0 / jnp.maximum(denominator, 1e-8)
-    grads, metrics = jax.tree.map(lambda x: x * share, (sharding.constrain_params(grads, model.mesh), metrics))
+    grads = jax.tree.map(lambda x: x * share, sharding.constrain_params(grads, model.mesh))
+    metrics = {name: value if name in objective.maxima else value * share for name, value in metrics.items()}
     updates, moments = optimizer.build(lr).update(grads, state.moments, state.learnt)
     new = TrainState(optax.apply_updates(state.learnt, updates), moments)
     return sharding.constrain_params(new, model.mesh), metrics | {"grad_norm": optax.global_norm(grads)}
@@ -189,7 +205,7 @@ def moments(learnt, *, optimizer: Optimizer, mesh: Mesh | None):
     return sharding.constrain_params(optimizer.build(0.0).init(learnt), mesh)
 
 
-def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Objective, training: Training) -> dict[str, Any]:
+def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Loss, training: Training) -> dict[str, Any]:
     """What is learnt, before the first step: adapters, or a copy of the parameters, and the objective's own parameters."""
     if training.lora_rank:
         trained = lora.init(params, key_lora, training.lora_rank, training.lora_targets)
@@ -198,7 +214,7 @@ def fresh(params, key_lora: jax.Array, key_own: jax.Array, *, objective: Objecti
     return {"model": trained, "own": objective.init(key_own)}
 
 
-def statics(compute: Compute, config: DecoderConfig, objective: Objective, training: Training) -> dict[str, Any]:
+def statics(compute: Compute, config: DecoderConfig, objective: Loss, training: Training) -> dict[str, Any]:
     """The static arguments of `train_step`."""
     return {
         "model": compute.model(config, lora_scale=training.lora_scale),
@@ -222,7 +238,7 @@ def teach(
     log: Callable[[int, Mapping[str, float]], None],
     label: str = "teach",
 ) -> Taught:
-    """Trains a copy of `lm`; adapters are merged into it at the end.
+    """Trains a copy of `lm` on the lesson as it stands; adapters are merged into it at the end.
 
     Args:
         lm: where to start; its arrays are left as they are.
@@ -240,41 +256,102 @@ def teach(
     Raises:
         ValueError: the loss is NaN or infinite; an unknown schedule; see `Training.refuse_narrow`.
     """
-    for dtype in {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)}:
-        training.refuse_narrow(dtype)
-    key_lora, key_own, key_plan = jax.random.split(key, 3)
-    static = statics(compute, lm.config, objective, training)
-    adapters = static["adapters"]
+    *keys, key_plan = jax.random.split(key, 3)
     plan = objective.plan(lesson, encode, shape, key_plan)
     A = training.accumulation
-    num_steps = max(1, round(training.epochs * plan.num_batches / A))
+    tokens_per_step = int(plan.num_tokens / plan.num_batches * A)
+
+    def make(step: int, learnt) -> Made:
+        parts = [plan.batch(step * A + a) for a in range(A)]
+        return Made(jax.tree.map(lambda *x: np.stack(x), *parts), tokens_per_step, {})
+
+    return optimise(
+        lm,
+        objective,
+        make,
+        num_steps=max(1, round(training.epochs * plan.num_batches / A)),
+        boundary=1,
+        num_tokens=int(training.epochs * plan.num_tokens),
+        training=training,
+        compute=compute,
+        keys=keys,
+        partial=partial,
+        log=log,
+        label=label,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """The batches of one optimizer step.
+
+    Attributes:
+        batches: a `Batch` whose host arrays have a leading axis, of micro-batches.
+        num_tokens: in them, without padding.
+        metrics: what is to be logged with the step's own.
+    """
+
+    batches: Batch
+    num_tokens: int
+    metrics: Mapping[str, float]
+
+
+def optimise(
+    lm: LM,
+    objective: Loss,
+    make: Callable[[int, Any], Made],
+    *,
+    num_steps: int,
+    boundary: int,
+    num_tokens: int,
+    training: Training,
+    compute: Compute,
+    keys: Sequence[jax.Array],
+    partial,
+    log: Callable[[int, Mapping[str, float]], None],
+    label: str,
+) -> Taught:
+    """The loop of optimizer steps, with its checkpoints.
+
+    Args:
+        make: from the step's number and what is learnt so far (`TrainState.learnt`) to its batches.
+        num_steps: of the whole training.
+        boundary: a killed run may continue at every so-manieth step, because `make` depends on nothing before it.
+        num_tokens: expected in all, for the progress bar.
+        keys: of the adapters and of the objective's own parameters; consumed.
+        lm, objective, training, compute, partial, log, label: see `teach`.
+    """
+    for dtype in {leaf.dtype.name for leaf in jax.tree.leaves(lm.params)}:
+        training.refuse_narrow(dtype)
+    static = statics(compute, lm.config, objective, training)
+    adapters = static["adapters"]
     rate = learning_rate(training.lr, training.schedule, training.warmup_frac, num_steps)
 
-    learnt = compute.place_params(fresh(lm.params, key_lora, key_own, objective=objective, training=training))
+    learnt = compute.place_params(fresh(lm.params, *keys, objective=objective, training=training))
     state = TrainState(learnt, moments(learnt, optimizer=training.optimizer, mesh=static["model"].mesh))
     frozen = lm.params if adapters else {}
-    tokens_per_step = plan.num_tokens / plan.num_batches * A
 
-    with Checkpoints(partial, every=training.checkpoint_every, num_steps=num_steps) as checkpoints:
+    every = -(-training.checkpoint_every // boundary) * boundary
+    with Checkpoints(partial, every=every, num_steps=num_steps) as checkpoints:
         state, first_step = checkpoints.latest(state)
-        late: list[tuple[int, dict]] = []  # at most one step whose metrics are still on the device
-        with Progress(label, int(num_steps * tokens_per_step), unit="tok") as progress:
+        late: list[tuple[int, Made, dict]] = []  # at most one step whose metrics are still on the device
+        with Progress(label, num_tokens, unit="tok") as progress:
 
             def report():
-                step, metrics = late.pop()
-                metrics = {name: float(value) for name, value in metrics.items()} | {"lr": rate(step)}
+                step, made, metrics = late.pop()
+                metrics = {name: float(value) for name, value in metrics.items()} | {"lr": rate(step), **made.metrics}
                 _refuse_nan(step, metrics, training.lr)
-                progress.add(int(tokens_per_step), loss=metrics["loss"])
+                progress.add(made.num_tokens, loss=metrics["loss"])
                 log(step, metrics)
 
-            progress.add(int(first_step * tokens_per_step))
+            progress.add(int(first_step * num_tokens / num_steps))
             for step in range(first_step, num_steps):
-                parts = [plan.batch(step * A + a) for a in range(A)]
-                batches = compute.place_rows(jax.tree.map(lambda *x: np.stack(x), *parts), axis=1)
+                made = make(step, state.learnt)
+                batches = compute.place_rows(made.batches, axis=1)
                 state, metrics = train_step(state, frozen, batches, np.float32(rate(step)), **static)
                 if late:
                     report()
-                late.append((step, metrics))
+                late.append((step, dataclasses.replace(made, batches=None), metrics))
                 if checkpoints.due(step + 1):
                     report()  # so that no state behind a NaN is ever saved
                     checkpoints.save(step + 1, state)
