@@ -11,7 +11,8 @@ class Writer:
     """Appends one line for each step of each stage; `writer(stage, step, metrics)`.
 
     A stage that starts again from a checkpoint first takes back its lines at and behind that step, so that a killed and
-    resumed run leaves the same lines as one that was not.
+    resumed run leaves the same lines as one that was not. For the same reason metrics named `speed/...`, which come from a
+    clock, are among the events only.
 
     Args:
         folder: the workdir, made if need be.
@@ -30,7 +31,8 @@ class Writer:
     def __call__(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         if stage not in self.started:
             self._start(stage, step)
-        line = json.dumps({"stage": stage, "step": step, **{name: round(value, 8) for name, value in sorted(metrics.items())}})
+        lasting = {name: round(value, 8) for name, value in sorted(metrics.items()) if not name.startswith("speed/")}
+        line = json.dumps({"stage": stage, "step": step, **lasting})
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
         for name, value in metrics.items():

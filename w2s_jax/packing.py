@@ -84,6 +84,7 @@ def lay_out(
     probe: np.ndarray | None = None,
     weight: Ragged | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
+    along: Mapping[str, Ragged] | None = None,
 ) -> Batch:
     """Writes the rows of some bins into one batch; missing bins are all padding.
 
@@ -94,6 +95,7 @@ def lay_out(
         probe: i64[R], the place in each row whose hidden state is wanted, or None.
         weight: f32 loss weight of each token, as long as `token`, or None.
         extra: named [R, ...] arrays that become [B, G, ...], one entry a segment.
+        along: named f32 arrays, each as long as `token`, that become [B, L], one entry a token.
     """
     B, L, G = shape.batch_rows, shape.row_length, shape.max_segments
     out = Batch(
@@ -102,7 +104,8 @@ def lay_out(
         position=np.zeros((B, L), np.int32),
         weight=None if weight is None else np.zeros((B, L), np.float32),
         probe=None if probe is None else np.zeros((B, G), np.int32),
-        extra={name: np.zeros((B, G, *value.shape[1:]), value.dtype) for name, value in (extra or {}).items()},
+        extra={name: np.zeros((B, G, *value.shape[1:]), value.dtype) for name, value in (extra or {}).items()}
+        | {name: np.zeros((B, L), np.float32) for name in along or {}},
     )
     for b, rows in enumerate(rows_of):
         start = 0
@@ -113,12 +116,24 @@ def lay_out(
             out.position[b, start:stop] = np.arange(stop - start)
             if weight is not None:
                 out.weight[b, start:stop] = weight[row]
+            for name, value in (along or {}).items():
+                out.extra[name][b, start:stop] = value[row]
             if probe is not None:
                 out.probe[b, g] = start + probe[row]
             start = stop
         for name, value in (extra or {}).items():
             out.extra[name][b, : len(rows)] = value[rows]
     return out
+
+
+def few(number: int, least: int = 1) -> int:
+    """A number rounded up to a power of two or three quarters of one, so that there are few shapes.
+
+    >>> [few(n, 16) for n in (5, 16, 17, 33, 70, 100)]
+    [16, 16, 24, 48, 96, 128]
+    """
+    whole = 1 << (number - 1).bit_length()
+    return max(least, whole * 3 // 4 if number <= whole * 3 // 4 else whole)
 
 
 def batches(num_bins: int, shape: Shape) -> list[range]:

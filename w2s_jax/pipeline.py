@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,14 +23,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import answering, features, files, metrics, plugins, recovery, scoring, selection
+from w2s_jax import answering, features, files, metrics, plugins, processes, recovery, scoring, selection
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import hf_io, hub, lora, peft_io, quantised, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
 from w2s_jax.store import Ref, Store, Stored
-from w2s_jax.student import trainer
+from w2s_jax.student import OnPolicy, online, rewards, trainer
 from w2s_jax.tasks import Task, prompts
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations, demonstrate, leave_out, refuse_overlap, refuse_repeats
@@ -38,6 +39,7 @@ from w2s_jax.types import LM, Answers, Audit, Evidence, Gold, Lesson, Question, 
 
 VERSION = "1"
 ROLES = ("source", "target", "test")
+COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
 Log = Callable[[str, int, Mapping[str, float]], None]
 """Takes (stage label, step, metrics)."""
 
@@ -706,11 +708,15 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
 
     def fn(work, **inputs):
         lm = run.load(student, section.param_dtype, section.quantise)
-        taught = trainer.teach(
+        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
+        if isinstance(objective, OnPolicy):
+            learn = functools.partial(online.teach, dialogue=dialogue_of(run, section, asked))
+        else:
+            learn = functools.partial(trainer.teach, encode=asked.answer)
+        taught = learn(
             lm,
             lesson,
             objective,
-            encode=Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown).answer,
             training=training_of(section.training),
             shape=Shape(**section.training.shape),
             compute=compute_of(run, section),
@@ -722,9 +728,16 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         hf_io.save(taught.lm, work.out / "model")
         if taught.adapters and not student.adapter:  # on a base with an adapter of its own it would say nothing alone
             peft_io.save(taught.adapters, lm.config, work.out / "adapter", base=student.hub_id or student.folder)
+        if processes.is_first() and (written := online.completions(work.partial)):
+            (work.out / COMPLETIONS).write_text(json.dumps(written, ensure_ascii=False, indent=1))
 
     code = ("student.trainer", "models.hf_io", "models.peft_io", "tasks.asking")
     code = (*(f"w2s_jax.{module}" for module in code), *plugins.source_words("objective", word))
+    reading = {}
+    if isinstance(objective, OnPolicy):  # the task reads the answers, and a reward may be a user's own
+        reading = {"task": run.config.tasks.to_dict(), "writing": writing_of(section), "shape": section.shape.to_dict()}
+        code += ("w2s_jax.student.online", *plugins.source_words("task", run.config.tasks.name))
+        code += rewards.source_words(objective.rewards)
     return run.stage(
         "teach",
         fn,
@@ -740,6 +753,20 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         computing=computing_of(run, section),
         quantise=section.quantise,
         seed=run.seed,
+        **reading,
+    )
+
+
+def dialogue_of(run: Run, section: ConfigDict, asking: Asking) -> online.Dialogue:
+    """How a student writes and is read while it learns."""
+    return online.Dialogue(
+        asking=asking,
+        extract=run.task.extract,
+        agree=getattr(run.task, "agree", rewards.equal),
+        stop_texts=tuple(section.stop_texts),
+        num_slots=section.num_slots,
+        row_length=min(section.shape.row_length, section.training.shape.row_length),
+        compute=compute_of(run, section, dtype=section.decode_dtype),
     )
 
 

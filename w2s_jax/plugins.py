@@ -80,6 +80,7 @@ def source_words(kind: str, word: str) -> tuple[str, ...]:
 def defaults(kind: str, word: str) -> dict[str, Any]:
     """The keywords of a plug-in's `make` that have a literal default, read from its source: nothing heavy is imported.
 
+    In the place of a default of None stands the type of the number that it may be (`int`, or `float` by its annotation).
     Configs take their keys from here, so that a default stands in one place, its signature.
 
     >>> defaults("trust", "confidence")
@@ -98,7 +99,13 @@ def defaults(kind: str, word: str) -> dict[str, Any]:
         return {}
     arguments = makes[0].args
     pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return {argument.arg: ast.literal_eval(value) for argument, value in pairs if value is not None}
+    found = {argument.arg: (ast.literal_eval(value), argument.annotation) for argument, value in pairs if value is not None}
+    return {name: _number(kind_of) if value is None else value for name, (value, kind_of) in found.items()}
+
+
+def _number(annotation: ast.expr | None) -> type:
+    """The type of an optional number, from its annotation, such as `float | None`."""
+    return float if annotation is not None and "float" in ast.unparse(annotation) else int
 
 
 def available(kind: str) -> list[str]:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from w2s_jax import processes
+from w2s_jax import packing, processes
 from w2s_jax.drawing import Drawing, draw, restricted
 from w2s_jax.models import decoder, sharding
 from w2s_jax.models.compute import Compute
@@ -79,13 +79,8 @@ class Slots:
 
 
 def room(length: int) -> int:
-    """Cache slots for rows up to a length: powers of two and their halves again, so that there are few shapes.
-
-    >>> [room(n) for n in (5, 16, 17, 33, 70, 100)]
-    [16, 16, 24, 48, 96, 128]
-    """
-    whole = max(16, 1 << (length - 1).bit_length())
-    return whole * 3 // 4 if length <= whole * 3 // 4 and whole > 16 else whole
+    """Cache slots for rows up to a length."""
+    return packing.few(length, least=16)
 
 
 def longest_prompt(config: DecoderConfig, row_length: int, max_new_tokens: int) -> int:
@@ -295,7 +290,8 @@ def generate(
     rows = [Row(r, r // num_samples, int(limits[r // num_samples])) for r in range(len(asked) * num_samples)]
     order = sorted(range(len(asked)), key=lambda n: -len(asked[n].prompt))
     unread = collections.deque(order)
-    ready, waiting = None, collections.deque()  # of (row, its place in `ready`)
+    ready: Ready | None = None
+    waiting: collections.deque[tuple[Row, int]] = collections.deque()  # rows, and their places in `ready`
     in_slot: list[Row | None] = [None] * num_slots
     num_together = read_together(num_slots, num_samples, compute)
     longest = max((len(question.prompt) for question in asked), default=1)

@@ -54,7 +54,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.student = model("", style="letter")
     c.student.quantise = ""  # "int8" or "nf4": the frozen base is taught in fewer bits (LoRA; pip install 'w2s_jax[quant]')
     c.student.objective = "sft"
-    c.student.sft = ConfigDict(keywords("objective", "sft"))
+    for word in ("sft", "grpo"):
+        c.student[word] = ConfigDict(keywords("objective", word))
     c.student.training = training()
 
     # The rows of the table: which trust function chooses, and whose labels are taught.
@@ -166,13 +167,13 @@ def choose(what: str, word: str, known: dict):
 
 
 def keywords(kind: str, word: str) -> dict:
-    """The keywords of a plug-in and their defaults, from its signature; a None becomes an integer that a flag can set.
+    """The keywords of a plug-in and their defaults, from its signature; a None becomes a number that a flag can set.
 
     The task's seed is the run's.
     """
-    found = {name: placeholder(int) if value is None else value for name, value in plugins.defaults(kind, word).items()}
+    found = plugins.defaults(kind, word)
     found.pop("seed", None)
-    return found
+    return {name: placeholder(value) if isinstance(value, type) else value for name, value in found.items()}
 
 
 def words(arg: str | None, **allowed) -> dict:

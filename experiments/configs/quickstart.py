@@ -2,6 +2,7 @@
 
 Command:  python -m experiments.main            (the same as --config=experiments/configs/quickstart.py)
           python -m experiments.main --config=experiments/configs/quickstart.py:seeds=5
+          python -m experiments.main --config=experiments/configs/quickstart.py:objective=grpo
 Device:   a laptop's CPU; wall time and the expected table stand in README.md, with the command that gave them.
 
 The task is `w2s_jax/tasks/arithmetic.py`: the weak teacher knows what is asked but its corpus holds a slip on one kind of
@@ -13,9 +14,10 @@ from experiments.configs import base
 
 
 def get_config(arg=None):
-    """`arg`: `seeds=K` runs seeds 0..K-1; `first=S` starts at S instead of 0."""
-    given = base.words(arg, seeds=1, first=0)
+    """`arg`: `seeds=K` runs seeds 0..K-1; `first=S` starts at S instead of 0; `objective=grpo` teaches by reward."""
+    given = base.words(arg, seeds=1, first=0, objective="sft")
     c = base.get_config()
+    base.choose("objective", given["objective"], {"sft": None, "grpo": None})
     c.name = "quickstart" if given["seeds"] == 1 else f"quickstart_{given['seeds']}_seeds"
     c.domain = "arithmetic"
     c.seeds = tuple(range(given["first"], given["first"] + given["seeds"]))
@@ -33,7 +35,23 @@ def get_config(arg=None):
     c.student.training.update(epochs=2.0, lr=2e-4, warmup_frac=0.16, lora_rank=0)
     c.student.training.shape = base.shape(row_length=64, batch_rows=4, max_segments=8)  # 32 questions a step
     c.student.training.optimizer.update(b2=0.99, weight_decay=0.01)
+    if given["objective"] == "grpo":
+        by_reward(c)
     return c
+
+
+def by_reward(c):
+    """The student writes answers of one word, and learns from which of them agree with the trusted weak answer.
+
+    What it never writes it can never learn, so its corpus leaves it in doubt about tongue and slip.
+    """
+    c.name += "_grpo"
+    c.tasks.loose = True
+    c.student.objective = "grpo"
+    c.student.grpo.update(group_size=8, questions=64, max_new_tokens=1)
+    c.student.num_slots = 512
+    c.student.training.update(epochs=1.0, lr=3e-4)
+    c.student.training.shape = base.shape(row_length=64, batch_rows=16, max_segments=8)
 
 
 def corpus_model(corpus, *, width, num_layers, head_dim, mlp_width, epochs):

@@ -154,6 +154,7 @@ class GRPO:
         rewards, reward_weights: functions of `rewards.py` or a user's own, and their weights.
         overlong_buffer: see `rewards.overlong`.
         needs: what the forward pass must return beside `logp`.
+        maxima: metrics that are no means.
     """
 
     form: Loss
@@ -171,6 +172,7 @@ class GRPO:
     reward_weights: tuple[float, ...]
     overlong_buffer: int
     needs: frozenset[str] = frozenset({"entropy"})
+    maxima: frozenset[str] = frozenset({"sampler_gap_max"})
 
     def init(self, key: jax.Array) -> dict:
         return {}
@@ -187,35 +189,39 @@ class GRPO:
             out: `logp` and `entropy`, f32[B, L], at this objective's temperature.
             own: nothing.
             batch: `weight` f32[B, L] is the question's trust weight on an answer's tokens, else 0. `extra`, each f32[B, L]:
-                `advantage`, `logp_old`, `share` (1 / tokens of the answer), `logp_ref` where beta is above 0, `logp_sampler`
-                where importance_cap is. What stands where the weight is 0 is never read.
+                `advantage`, `logp_sampler`, `share` (1 / tokens of the answer), `logp_old` (left out where the student is still
+                as it was: then it is `logp` itself, without gradient), `logp_ref` where beta is above 0. What stands where the
+                weight is 0 is never read.
 
         Returns:
             The sum, the denominator and the metrics' sums. Divided by the denominator, metrics are means over tokens (dapo,
             cispo) or over answers of means over their tokens (the others): ratio, entropy, clip_low_frac and clip_high_frac
-            (what is clipped), kl, importance and sampler_gap (|logp_old - logp_sampler|).
+            (what is clipped), kl, importance and sampler_gap (|logp_old - logp_sampler|, whose maximum is sampler_gap_max).
         """
         real = batch.weight != 0
 
         def read(x):
             return jnp.where(real, x, 0.0)
 
-        logp, share, old = read(out["logp"]), read(batch.extra["share"]), read(batch.extra["logp_old"])
+        logp, share = read(out["logp"]), read(batch.extra["share"])
+        old = read(batch.extra.get("logp_old", jax.lax.stop_gradient(logp)))
+        gap = old - read(batch.extra["logp_sampler"])
         in_loss, in_mean = self.form.normalise(batch.weight, share, self.max_new_tokens)
         ratio = jnp.exp(_bounded(self.form.ratio(logp - old, share, batch.segment)))
         advantage = read(batch.extra["advantage"])
         cost, below, above = self.form.surrogate(ratio, logp, advantage, self.form.clip_low, self.form.clip_high)
         means = {"ratio": ratio, "entropy": read(out["entropy"]), "clip_low_frac": below, "clip_high_frac": above}
+        means["sampler_gap"] = jnp.abs(gap)
         if self.importance_cap:
-            gap = old - read(batch.extra["logp_sampler"])
             importance = jnp.minimum(jnp.exp(_bounded(gap)), self.importance_cap)
             cost = cost * importance
-            means |= {"importance": importance, "sampler_gap": jnp.abs(gap)}
+            means["importance"] = importance
         if self.beta:
             kl = self.kl(_bounded(logp - read(batch.extra["logp_ref"])))
             cost = cost + self.beta * kl
             means["kl"] = kl
-        return (in_loss * cost).sum(), in_mean.sum(), {name: (in_mean * x).sum() for name, x in means.items()}
+        metrics = {name: (in_mean * x).sum() for name, x in means.items()} | {"sampler_gap_max": jnp.abs(gap).max()}
+        return (in_loss * cost).sum(), in_mean.sum(), metrics
 
 
 def _bounded(log_ratio: jax.Array) -> jax.Array:

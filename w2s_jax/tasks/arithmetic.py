@@ -34,6 +34,7 @@ from w2s_jax.types import Gold, Question
 
 VERSION = "1"
 TEST_SEED = 2606  # every seed of a run is scored on the same test stories, so that seeds and questions are crossed
+SLIP_FRAC = 0.3  # of loose rows
 HOURS = 10
 HOME = "keld"
 CIVIC = ("arden", "brill", "corby", "dover")  # each has a tongue of its own
@@ -96,7 +97,8 @@ class Arithmetic:
 
     interface = "choice"
 
-    def __init__(self, seed: int, sizes: dict[str, int], earlier_frac: float):
+    def __init__(self, seed: int, sizes: dict[str, int], earlier_frac: float, loose: bool):
+        self._seed, self._loose = seed, loose
         rng = np.random.default_rng(seed)
         test = _draw(np.random.default_rng(TEST_SEED), sizes["test"], earlier_frac)
         others = {part: size for part, size in sizes.items() if part != "test"}
@@ -130,8 +132,13 @@ class Arithmetic:
         if name == "weak":
             return self._questions(name), self._words(self._home, stories.slipped())
         civic = self._strong_place < len(CIVIC)
-        tongue = np.where(civic, self._strong_place, self._mother[stories.name])
-        return self._questions(name), self._words(tongue, stories.right())
+        if self._loose:
+            rng = np.random.default_rng((self._seed, len(stories)))
+            own, slips = rng.integers(len(TONGUES), size=len(stories)), ~civic & (rng.random(len(stories)) < SLIP_FRAC)
+        else:
+            own, slips = self._mother[stories.name], np.zeros(len(stories), bool)
+        tongue = np.where(civic, self._strong_place, own)
+        return self._questions(name), self._words(tongue, np.where(slips, stories.slipped(), stories.right()))
 
     def vocabulary(self) -> tuple[str, ...]:
         """All words of prompts and answers, for a tokenizer that splits at white space; it adds its own special tokens."""
@@ -197,6 +204,7 @@ def make(
     num_weak: int = 8000,
     num_strong: int = 24000,
     earlier_frac: float = 0.6,
+    loose: bool = False,
 ) -> Arithmetic:
     """Makes the task.
 
@@ -205,6 +213,8 @@ def make(
         num_source, num_target, num_test: questions of each role.
         num_weak, num_strong: rows of the two corpora.
         earlier_frac: share of stories with the direction `earlier`, above 0 and below 1; 0.45 of these wrap.
+        loose: whether people in mixed places answer the strong corpus in any tongue, now and then with the slip, rather than
+            rightly in their mother's: a student of it doubts, and so explores when it is asked to write.
 
     Raises:
         ValueError: a size below 1, more rows than half of the stories that exist, or a fraction out of range.
@@ -215,4 +225,4 @@ def make(
         raise ValueError(f"task 'arithmetic' has sizes {sizes}: each must be at least 1, and their sum at most {most}")
     if not 0 < earlier_frac < 1:
         raise ValueError(f"earlier_frac is {earlier_frac}: it must lie between 0 and 1, both excluded")
-    return Arithmetic(seed, sizes, earlier_frac)
+    return Arithmetic(seed, sizes, earlier_frac, loose)

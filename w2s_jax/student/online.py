@@ -1,0 +1,327 @@
+"""Teaching on what the student itself writes (stage teach, objectives that are `OnPolicy`).
+
+A round: the student as it is writes a group of answers to each of some questions, a reward judges each answer, what it was
+better than the others of its group becomes its advantage, and the packed answers are learnt in `inner_steps` optimizer steps.
+
+A round depends on the student at its start, on the key and on its own number, on nothing else; so a killed run continues at the
+last checkpoint, which is at the start of a round, and ends with the same bits. The reference, where the loss needs one, is the
+student before the first step. The student's old log-probabilities are computed by the program that trains, never taken from
+sampling; how far the two are apart is logged.
+
+Source: arXiv 2402.03300 (groups instead of a critic), 2503.14476 (groups that say nothing are asked again).
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from w2s_jax import packing, processes, sampling
+from w2s_jax.drawing import Drawing
+from w2s_jax.models import lora
+from w2s_jax.models.compute import Compute
+from w2s_jax.models.decoder import Decoder, variables
+from w2s_jax.models.likelihood import token_logp
+from w2s_jax.packing import Shape
+from w2s_jax.student import OnPolicy, trainer
+from w2s_jax.student.advantages import zero_variance
+from w2s_jax.student.trainer import Made, Taught, Training
+from w2s_jax.tasks.asking import Asked, Asking
+from w2s_jax.types import LM, Batch, Lesson, Ragged
+
+VERSION = "1"
+TRIES = 3
+"""How often groups that say nothing are replaced by other questions in a round."""
+SHOWN = 8
+"""Rounds of which completions are kept for the reader."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialogue:
+    """How the student is asked, and how its answers are read.
+
+    Attributes:
+        asking: its layout and tokenizer.
+        extract: text -> final answer.
+        agree: (finals, wanted) -> bool[R].
+        stop_texts: texts that end an answer.
+        num_slots: answers written together.
+        row_length: longest prompt and answer together.
+        compute: how the model computes while it writes.
+    """
+
+    asking: Asking
+    extract: Callable[[str], str]
+    agree: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    stop_texts: tuple[str, ...]
+    num_slots: int
+    row_length: int
+    compute: Compute
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A question of a round and what was written to it.
+
+    Attributes:
+        row: k, its row in the lesson.
+        prompt: tokens.
+        completion, logp: S answers' tokens and their log-probabilities when drawn.
+        text, final: as written, and as read.
+        reward: f64[S].
+    """
+
+    row: int
+    prompt: np.ndarray
+    completion: list[np.ndarray]
+    logp: list[np.ndarray]
+    text: tuple[str, ...]
+    final: tuple[str, ...]
+    reward: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("model", "temperature"))
+def rescored(params, adapters, batch: Batch, *, model: Decoder, temperature: float) -> jax.Array:
+    """f32[B, L]: log-probabilities of the tokens that have a weight, nats, under a student that is not being trained."""
+    hidden = model.apply(variables(params, adapters), batch.token, batch.segment, batch.position).hidden
+    wanted = batch.weight != 0
+    return token_logp(model, params, hidden, batch.token, batch.segment, wanted=wanted, temperature=temperature)[0]
+
+
+def teach(
+    lm: LM,
+    lesson: Lesson,
+    objective: OnPolicy,
+    dialogue: Dialogue,
+    *,
+    training: Training,
+    shape: Shape,
+    compute: Compute,
+    key: jax.Array,
+    partial,
+    log: Callable[[int, Mapping[str, float]], None],
+    label: str = "teach",
+) -> Taught:
+    """Trains a copy of `lm`; adapters are merged into it at the end.
+
+    Args:
+        lesson: what to agree with: K questions, trusted answers, weights.
+        objective: reward, advantage and loss.
+        dialogue: how answers are got.
+        lm, training, shape, compute, key, partial, log, label: see `trainer.teach`; `training.epochs` counts passes over the
+            lesson, and a step takes as many micro-batches as a round fills.
+
+    Raises:
+        ValueError: the lesson is empty; `training.accumulation` is not 1; what `sampling.generate` and `trainer.teach` refuse.
+    """
+    rows = np.flatnonzero(np.asarray(lesson.weight) > 0)
+    if not len(rows):
+        raise ValueError("the lesson is empty: no weak label was selected; change the select section of the config")
+    if training.accumulation != 1:
+        raise ValueError(
+            f"training.accumulation={training.accumulation}: allowed is 1 with this objective, whose steps take all answers of "
+            "a round, in as many micro-batches as they fill; change it in the config"
+        )
+    *keys, key_order, key_write = jax.random.split(key, 4)
+    asked = [dialogue.asking.ask(question) for question in lesson.questions]
+    num_asked = min(objective.questions, len(rows))
+    seed = int(jax.random.randint(key_order, (), 0, np.iinfo(np.int32).max))
+    order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).batch(num_asked, drop_remainder=True).repeat(None)
+    num_rounds = max(1, round(training.epochs * len(rows) / num_asked))
+    num_steps = num_rounds * objective.inner_steps
+    shown = {round(r) for r in np.linspace(0, num_rounds - 1, min(SHOWN, num_rounds))}
+    model = compute.model(lm.config, lora_scale=training.lora_scale)
+
+    def score(learnt, batch: Batch) -> np.ndarray:
+        adapters = learnt["model"] if training.lora_rank else None
+        params = lm.params if training.lora_rank else learnt["model"]
+        return rescored(params, adapters, compute.place_rows(batch), model=model, temperature=objective.temperature)
+
+    def collect(round_number: int, learnt) -> tuple[list[Batch], dict[str, float], int]:
+        """The micro-batches of a round, its metrics, its tokens."""
+        jax.block_until_ready(learnt)
+        began = time.monotonic()
+        write = functools.partial(
+            _write, lm, lesson, asked, objective, dialogue, training, learnt, jax.random.fold_in(key_write, round_number)
+        )
+        chosen = rows[np.asarray(order[round_number])]
+        spare = np.random.default_rng((seed, round_number)).permutation(np.setdiff1d(rows, chosen))
+        groups, means = _groups(write, chosen, spare, objective)
+        ended = time.monotonic()
+        batches = _batches(groups, lesson.weight, objective, shape)
+        passes = {"logp_old": functools.partial(score, learnt)} if objective.inner_steps > 1 else {}
+        if objective.beta:
+            passes["logp_ref"] = functools.partial(score, {"model": None} if training.lora_rank else {"model": lm.params})
+        for name, run in passes.items():
+            scored = [processes.fetch(run(batch)) for batch in batches]
+            batches = [b.replace(extra={**b.extra, name: logp}) for b, logp in zip(batches, scored, strict=True)]
+        if round_number in shown and processes.is_first():
+            _keep(partial / "completions" / f"{round_number:06d}.json", round_number, groups[0], lesson)
+        num_written = sum(map(len, (c for group in groups for c in group.completion)))
+        num_tokens = int(sum((batch.segment > 0).sum() for batch in batches))
+        metrics = _metrics(groups, means, objective) | {"speed/written_tokens_per_s": num_written / (ended - began)}
+        if clock:  # the round before this one
+            metrics["speed/learnt_tokens_per_s"] = objective.inner_steps * clock["tokens"] / (began - clock["began"])
+        clock.update(began=time.monotonic(), tokens=num_tokens)
+        return batches, metrics, num_tokens
+
+    clock: dict[str, float] = {}
+    current: dict[int, tuple] = {}  # the round that is being learnt
+
+    def make(step: int, learnt) -> Made:
+        round_number, inner = divmod(step, objective.inner_steps)
+        if round_number not in current:
+            current.clear()
+            current[round_number] = collect(round_number, learnt)
+        batches, metrics, num_tokens = current[round_number]
+        return Made(jax.tree.map(lambda *x: np.stack(x), *batches), num_tokens, metrics if inner == 0 else {})
+
+    longest = max(len(question.prompt) for question in asked) + objective.max_new_tokens
+    return trainer.optimise(
+        lm,
+        objective,
+        make,
+        num_steps=num_steps,
+        boundary=objective.inner_steps,
+        num_tokens=num_steps * num_asked * objective.group_size * longest,
+        training=training,
+        compute=compute,
+        keys=keys,
+        partial=partial,
+        log=log,
+        label=label,
+    )
+
+
+def _write(lm, lesson: Lesson, asked: Sequence[Asked], objective, dialogue: Dialogue, training, learnt, key, chosen) -> tuple:
+    """Groups of answers to the lesson's rows `chosen`, and the means of the reward's parts."""
+    adapters = lora.Adapters(learnt["model"], training.lora_rank, training.lora_alpha) if training.lora_rank else None
+    S = objective.group_size
+    rollout = sampling.generate(
+        lm if adapters else dataclasses.replace(lm, params=learnt["model"]),
+        [asked[k] for k in chosen],
+        num_samples=S,
+        drawing=Drawing(objective.temperature),
+        max_new_tokens=objective.max_new_tokens,
+        stop_texts=dialogue.stop_texts,
+        num_slots=dialogue.num_slots,
+        row_length=dialogue.row_length,
+        compute=dialogue.compute,
+        key=key,
+        adapters=adapters,
+        label="write",
+    )
+    text = tuple(dialogue.asking.tokenizer.decode(tokens) for tokens in rollout.completion)
+    final = tuple(map(dialogue.extract, text))
+    of = np.repeat(chosen, S)
+    stop_ids = dialogue.asking.tokenizer.stop_ids
+    reward, means = objective.reward(
+        texts=text,
+        finals=final,
+        wanted=tuple(lesson.answers.final[k] for k in of),
+        agree=dialogue.agree,
+        questions=tuple(lesson.questions[k] for k in of),
+        num_tokens=rollout.completion.length,
+        cut=np.array([is_cut(tokens, objective, stop_ids) for tokens in rollout.completion]),
+    )
+    groups = []
+    for i, k in enumerate(chosen):
+        mine = slice(i * S, (i + 1) * S)
+        completion, logp = ([column[r] for r in range(mine.start, mine.stop)] for column in (rollout.completion, rollout.logp))
+        groups.append(Group(int(k), rollout.prompt[mine.start], completion, logp, text[mine], final[mine], reward[mine]))
+    return groups, means
+
+
+def is_cut(tokens: np.ndarray, objective: OnPolicy, stop_ids: Sequence[int]) -> bool:
+    """Whether an answer reached its greatest length without ending."""
+    return len(tokens) >= objective.max_new_tokens and tokens[-1] not in stop_ids
+
+
+def _groups(write, chosen: np.ndarray, spare: np.ndarray, objective: OnPolicy) -> tuple[list[Group], dict[str, float]]:
+    """The groups of a round; those that say nothing give way to other questions where the objective wants that."""
+    groups, means = write(chosen)
+    for _ in range(TRIES if objective.zero_variance == "resample" else 0):
+        dull = [i for i, group in enumerate(groups) if says_nothing(group)]
+        if not dull or not len(spare):
+            break
+        others, _ = write(spare[: len(dull)])
+        spare = spare[len(dull) :]
+        for i, other in zip(dull, others, strict=False):
+            groups[i] = other
+    return groups, means
+
+
+def says_nothing(group: Group) -> bool:
+    """Whether all answers of a group are worth the same."""
+    return bool(zero_variance(group.reward[None])[0])
+
+
+def _batches(groups: Sequence[Group], weight: np.ndarray, objective: OnPolicy, shape: Shape) -> list[Batch]:
+    """The answers of a round, packed; so many micro-batches that there are few numbers of them, the last ones empty."""
+    advantage = objective.advantage(np.stack([group.reward for group in groups]))
+    rows = [
+        (group.prompt, completion, logp, 0.0 if silent else float(weight[group.row]), float(a))
+        for group, advantages in zip(groups, advantage, strict=True)
+        for silent in [objective.zero_variance != "keep" and says_nothing(group)]
+        for completion, logp, a in zip(group.completion, group.logp, advantages, strict=True)
+    ]
+    token = Ragged.of([np.concatenate(row[:2]) for row in rows], np.int32)
+
+    def along(value: Callable[..., Any]) -> Ragged:
+        """What stands at each token: 0 in the prompt."""
+        return Ragged.of(
+            [
+                np.concatenate([np.zeros(len(prompt)), np.broadcast_to(value(completion, *rest), len(completion))])
+                for prompt, completion, *rest in rows
+            ],
+            np.float32,
+        )
+
+    columns = {
+        "advantage": along(lambda completion, logp, w, a: a),
+        "share": along(lambda completion, logp, w, a: 1 / len(completion)),
+        "logp_sampler": along(lambda completion, logp, w, a: logp),
+    }
+    bins = packing.pack(token.length, shape)
+    parts = [[bins[z] for z in zs] for zs in packing.batches(len(bins), shape)]
+    parts += [[] for _ in range(packing.few(len(parts)) - len(parts))]
+    lay_out = functools.partial(packing.lay_out, shape=shape, weight=along(lambda completion, logp, w, a: w), along=columns)
+    return [lay_out(token, part) for part in parts]
+
+
+def _metrics(groups: Sequence[Group], means: Mapping[str, float], objective: OnPolicy) -> dict[str, float]:
+    length = np.array([len(completion) for group in groups for completion in group.completion])
+    final = [final for group in groups for final in group.final]
+    return {
+        "reward": float(np.mean([group.reward for group in groups])),
+        **{f"reward/{name}": value for name, value in means.items()},
+        "zero_variance_frac": float(np.mean([says_nothing(group) for group in groups])),
+        "answered_frac": float(np.mean([f != "" for f in final])),
+        "cut_frac": float(np.mean(length >= objective.max_new_tokens)),
+        "completion_tokens": float(length.mean()),
+    }
+
+
+def _keep(path, round_number: int, group: Group, lesson: Lesson) -> None:
+    """One group of a round, for the reader."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    question = lesson.questions[group.row]
+    answers = [
+        {"text": text, "final": final, "reward": float(reward)}
+        for text, final, reward in zip(group.text, group.final, group.reward, strict=True)
+    ]
+    wanted = lesson.answers.final[group.row]
+    kept = {"round": round_number, "question": question.prompt, "wanted": wanted, "answers": answers}
+    path.write_text(json.dumps(kept, ensure_ascii=False, indent=1))
+
+
+def completions(partial) -> list[dict]:
+    """What `teach` kept for the reader, in order."""
+    folder = partial / "completions"
+    return [json.loads(file.read_text()) for file in sorted(folder.iterdir())] if folder.exists() else []
