@@ -149,8 +149,8 @@ class GRPO:
         questions: Q, questions of a round.
         temperature: divides the logits, in sampling and in the loss.
         max_new_tokens: the most tokens of an answer.
-        zero_variance: what becomes of a group whose rewards are all equal: "keep" (its divergence still counts), "mask" (weight
-            0), "resample" (another question takes its place).
+        zero_variance: what becomes of a group whose rewards are all equal: "keep" (its answers count in the denominator and
+            its divergence in the sum), "mask" (weight 0), "resample" (another question takes its place).
         rewards, reward_weights: functions of `rewards.py` or a user's own, and their weights.
         overlong_buffer: see `rewards.overlong`.
         needs: what the forward pass must return beside `logp`.
