@@ -1,6 +1,11 @@
 """What is written does not depend on slots, company or order, and follows the model's own distribution."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,7 +14,9 @@ import pytest
 from tests import tiny
 from tests.choosing_test import full_pass
 from w2s_jax import sampling
-from w2s_jax.drawing import Drawing
+from w2s_jax.drawing import Drawing, restricted
+from w2s_jax.models import lora, sharding
+from w2s_jax.models.compute import Compute
 from w2s_jax.tasks.asking import Asked
 
 GREEDY = Drawing(temperature=0.0)
@@ -104,10 +111,144 @@ def test_samples_follow_the_models_tempered_distribution_token_by_token(lm):
     assert fits([c[1] for c in found.completion if c[0] == often], tempered([3, 4, often]))
 
 
+def test_both_log_probabilities_are_those_of_a_full_pass(lm):
+    drawing = Drawing(1.7, top_k=9, top_p=0.9)
+    found = generate(lm, PROMPTS, num_samples=3, drawing=drawing, max_new_tokens=30)
+    for prompt, completion, logp, own in zip(found.prompt, found.completion, found.logp, found.model_logp, strict=True):
+        said = full_pass(lm, [*prompt, *completion])[1][len(prompt) - 1 : -1]
+        place = np.arange(len(completion)), completion
+        np.testing.assert_allclose(own, said[place], atol=1e-5)
+        np.testing.assert_allclose(logp, np.asarray(restricted(said, drawing))[place], atol=1e-5)
+    assert max(map(len, found.completion)) == 30
+
+
+def test_slots_order_company_and_cache_leave_no_trace(lm, monkeypatch):
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(2, 18, n).tolist() for n in (1, 30, 3, 17, 9, 2, 25, 5, 12, 1)]
+    settings = dict(drawing=Drawing(2.0), num_samples=3, max_new_tokens=20)
+    want = generate(lm, prompts, num_slots=40, **settings)
+    asked = [Asked(f"q{n}", prompt, [], []) for n, prompt in enumerate(prompts)]
+
+    def compared(found, order):
+        for place, n in enumerate(order):
+            for s in range(3):
+                r, other = 3 * place + s, 3 * n + s
+                np.testing.assert_array_equal(found.completion[r], want.completion[other])
+                np.testing.assert_allclose(found.logp[r], want.logp[other], atol=1e-5)
+
+    for num_slots in (1, 7):
+        compared(generate(lm, prompts, num_slots=num_slots, **settings), range(10))
+    order = rng.permutation(10)
+    shuffled = [asked[n] for n in order]
+    how = dict(settings, num_slots=5, row_length=64, compute=tiny.compute(), key=jax.random.key(0))
+    compared(sampling.generate(lm, shuffled, **how), order)
+    monkeypatch.setattr(sampling, "STEPS", 3)
+    monkeypatch.setattr(sampling, "READ_TOGETHER", 2)
+    monkeypatch.setattr(sampling, "room", lambda length: 8 * -(-length // 8) + 8)
+    compared(sampling.generate(lm, shuffled, **how), order)
+    assert len({len(c) for c in want.completion}) > 5
+
+
+def test_each_prompt_is_read_once_and_slots_are_kept_busy(lm, monkeypatch):
+    read, write, seen = sampling.read, sampling.write, {"read": 0, "written": 0, "offered": 0}
+
+    def reading(params, lora, token, length, **static):
+        seen["read"] += int((np.asarray(length) > 1).sum())
+        return read(params, lora, token, length, **static)
+
+    def writing(params, lora, slots, *rest, **static):
+        before = np.asarray(slots.count)
+        out = write(params, lora, slots, *rest, **static)
+        new = np.asarray(out[0].count) - before
+        seen["written"] += int(new.sum())
+        seen["offered"] += int(new.max() * len(new))
+        return out
+
+    monkeypatch.setattr(sampling, "read", reading)
+    monkeypatch.setattr(sampling, "write", writing)
+    rng = np.random.default_rng(0)
+    limits = np.exp(rng.uniform(np.log(4), np.log(40), 40)).astype(int).tolist()
+    found = generate(lm, [[3, 4]] * 40, num_samples=2, num_slots=8, max_new_tokens=limits, stop_ids=())
+    assert seen["read"] == 40
+    assert found.completion.length.tolist() == np.repeat(limits, 2).tolist()
+    # A batch that waits for its longest row would be busy in 45 % of its places.
+    assert seen["written"] == sum(limits) * 2 and seen["written"] > 0.85 * seen["offered"]
+
+
+def test_after_a_first_pass_other_questions_compile_nothing(lm):
+    def settings(seed):
+        rng = np.random.default_rng(seed)
+        prompts = [rng.integers(2, 18, rng.integers(1, 17)).tolist() for _ in range(20 + seed)]
+        generate(lm, prompts, drawing=Drawing(1.1), max_new_tokens=14, num_slots=4, key=jax.random.key(seed))
+
+    settings(0)
+    programs = (sampling.read, sampling.admit, sampling.resize, sampling.write)
+    before = [program._cache_size() for program in programs]
+    for seed in (1, 2, 3):
+        settings(seed)
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_a_stop_text_ends_an_answer_at_the_token_that_completes_it(lm):
+    free = generate(lm, PROMPTS, drawing=Drawing(3.0), max_new_tokens=30, num_samples=8)
+    found = generate(lm, PROMPTS, drawing=Drawing(3.0), max_new_tokens=30, num_samples=8, stop_texts=("a b", "c"))
+    texts = [[lm.tokenizer.decode(c[: t + 1]) for t in range(len(c))] for c in free.completion]
+    ended = 0
+    for r, text in enumerate(texts):
+        end = next((t + 1 for t, said in enumerate(text) if "a b" in said or "c" in said), len(text))
+        assert found.completion[r].tolist() == free.completion[r][:end].tolist()
+        np.testing.assert_allclose(found.logp[r], free.logp[r][:end], atol=1e-5)
+        ended += end < len(text)
+    assert ended > 5
+    with pytest.raises(ValueError, match="stop_texts holds an empty text"):
+        generate(lm, PROMPTS, stop_texts=("",))
+
+
+@pytest.mark.parametrize("drawing", [GREEDY, Drawing(2.0)], ids=["greedy", "drawn"])
+def test_adapters_beside_the_parameters_write_what_a_merged_model_writes(lm, drawing):
+    fresh = lora.init(lm.params, jax.random.key(5), 3)
+    adapters = lora.Adapters(jax.tree.map(lambda x: x + 0.2, fresh), 3, 6.0)
+    merged = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
+    one = generate(lm, PROMPTS, adapters=adapters, drawing=drawing, num_samples=2)
+    other = generate(merged, PROMPTS, drawing=drawing, num_samples=2)
+    for a, b in zip(one.completion, other.completion, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one.completion.flat.tolist() != generate(lm, PROMPTS, drawing=drawing, num_samples=2).completion.flat.tolist()
+
+
+def test_scores_that_are_no_numbers_name_the_question(lm):
+    weight = lm.params["embed"]["weight"].at[9].set(np.nan)
+    broken = dataclasses.replace(lm, params=lm.params | {"embed": {"weight": weight}})
+    with pytest.raises(ValueError, match="the model gives question 'q[0-9]' scores that are no numbers"):
+        generate(broken, PROMPTS)
+
+
+def on_a_mesh(data: int, fsdp: int, tensor: int) -> list:
+    lm, compute = tiny.lm(), Compute(sharding.make_mesh(data, fsdp, tensor))
+    placed = dataclasses.replace(lm, params=compute.place_params(lm.params))
+    found = generate(placed, PROMPTS, num_samples=4, drawing=Drawing(2.0), max_new_tokens=12, num_slots=8, compute=compute)
+    return [found.completion.flat.tolist(), found.completion.length.tolist(), found.logp.flat.tolist()]
+
+
+def test_eight_devices_write_what_one_writes():
+    sizes = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 1)]
+    code = f"import json; from tests import sampling_test as t; print(json.dumps([t.on_a_mesh(*s) for s in {sizes}]))"
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, *others = json.loads(done.stdout.splitlines()[-1])
+    for other in others:
+        assert other[:2] == one[:2]
+        np.testing.assert_allclose(other[2], one[2], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"num_samples": 0}, "num_samples=0"),
+        ({"num_slots": 0}, "num_slots=0"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"row_length": 11}, "question 'q2' has 7 tokens, allowed are 4"),
         ({"max_new_tokens": 63}, "max_new_tokens=63 leaves no room for a prompt in rows of 64 tokens"),
     ],
