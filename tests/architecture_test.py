@@ -27,6 +27,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("metrics", "store", "plugins", "packing", "progress"),  # L1
     ("tasks", "models", "comparison"),  # L2
     ("drawing",),
+    ("slots",),
     ("choosing", "sampling", "features", "recovery"),  # L3
     ("trust", "selection", "answering"),  # L4
     ("student",),  # L5

@@ -104,7 +104,7 @@ def test_a_small_config_is_planned_and_its_bytes_are_those_of_the_real_arrays():
 
 def run_as_planned(folder, interface) -> None:
     """Runs the toy on two simulated devices; says of each planned program whether just that was called."""
-    from w2s_jax import choosing, features, pipeline, sampling
+    from w2s_jax import choosing, features, pipeline, slots
     from w2s_jax.store import Store
     from w2s_jax.student import trainer
     from w2s_jax.tasks.asking import Asked
@@ -135,8 +135,8 @@ def run_as_planned(folder, interface) -> None:
     for module, name in (
         (choosing, "candidate_logits"),
         (choosing, "continuation_logp"),
-        (sampling, "read"),
-        (sampling, "write"),
+        (slots, "read"),
+        (slots, "write"),
     ):
         record(module, name)
     planned = {phase.name: phase for phase in phases.phases(config, jax.devices())}

@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from tests.choosing_test import full_pass
-from w2s_jax import sampling
+from w2s_jax import sampling, slots
 from w2s_jax.drawing import Drawing, restricted
 from w2s_jax.models import lora, sharding
 from w2s_jax.models.compute import Compute
@@ -150,22 +150,22 @@ def test_slots_order_company_and_cache_leave_no_trace(lm, monkeypatch):
 
 
 def test_each_prompt_is_read_once_and_slots_are_kept_busy(lm, monkeypatch):
-    read, write, seen = sampling.read, sampling.write, {"read": 0, "written": 0, "offered": 0}
+    read, write, seen = slots.read, slots.write, {"read": 0, "written": 0, "offered": 0}
 
     def reading(params, lora, token, length, **static):
         seen["read"] += int((np.asarray(length) > 1).sum())
         return read(params, lora, token, length, **static)
 
-    def writing(params, lora, slots, *rest, **static):
-        before = np.asarray(slots.count)
-        out = write(params, lora, slots, *rest, **static)
+    def writing(params, lora, state, *rest, **static):
+        before = np.asarray(state.count)
+        out = write(params, lora, state, *rest, **static)
         new = np.asarray(out[0].count) - before
         seen["written"] += int(new.sum())
         seen["offered"] += int(new.max() * len(new))
         return out
 
-    monkeypatch.setattr(sampling, "read", reading)
-    monkeypatch.setattr(sampling, "write", writing)
+    monkeypatch.setattr(slots, "read", reading)
+    monkeypatch.setattr(slots, "write", writing)
     rng = np.random.default_rng(0)
     limits = np.exp(rng.uniform(np.log(4), np.log(40), 40)).astype(int).tolist()
     found = generate(lm, [[3, 4]] * 40, num_samples=2, num_slots=8, max_new_tokens=limits, stop_ids=())
@@ -182,7 +182,7 @@ def test_after_a_first_pass_other_questions_compile_nothing(lm):
         generate(lm, prompts, drawing=Drawing(1.1), max_new_tokens=14, num_slots=4, key=jax.random.key(seed))
 
     settings(0)
-    programs = (sampling.read, sampling.admit, sampling.resize, sampling.write)
+    programs = (slots.read, slots.admit, slots.resize, slots.write)
     before = [program._cache_size() for program in programs]
     for seed in (1, 2, 3):
         settings(seed)

@@ -2,7 +2,7 @@
 
     pretrain   `trainer.train_step`, for each model of the config that is trained from scratch
     answer     `choosing.candidate_logits` (letters) or `choosing.continuation_logp` (texts); where answers are free
-               `sampling.read` (prompts) and `sampling.write`
+               `slots.read` (prompts) and `slots.write`
     observe    `features.gathered`
     calibrate  `neural.train`, on one device
     teach      `trainer.train_step`
@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from w2s_jax import choosing, features, packing, pipeline, plugins, sampling
+from w2s_jax import choosing, features, packing, pipeline, plugins, sampling, slots
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
 from w2s_jax.models.compute import Compute
@@ -175,16 +175,16 @@ def writing(name: str, section: str, settings: ConfigDict, shape: DecoderConfig,
     prompts = split_rows((shaped((num_read, sampling.room(longest)), jnp.int32), shaped((num_read,), jnp.int32)), mesh)
     num_cached = sampling.room(longest + settings.max_new_tokens)
     sizes = {"config": shape, "num_rows": settings.num_slots, "num_slots": num_cached, "dtype": model.dtype, "mesh": None}
-    slots = jax.eval_shape(functools.partial(sampling.empty, **sizes))
+    state = jax.eval_shape(functools.partial(slots.empty, **sizes))
     place = sharding.cache_sharding(shape.num_kv_heads, mesh)
-    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), slots.cache)
-    slots = split_rows(slots.replace(cache=None), mesh).replace(cache=cache)
+    cache = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state.cache)
+    state = split_rows(state.replace(cache=None), mesh).replace(cache=cache)
     halted = split_rows(shaped((settings.num_slots,), jnp.bool_), mesh)
     drawn = (shaped((), jnp.int32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
     static = {"model": model, "drawing": drawing, "num_steps": sampling.STEPS}
     return [
-        Phase(f"{name} (read)", section, sampling.read, (unstacked, None, *prompts), {"model": model}, beside=(params, slots)),
-        Phase(f"{name} (write)", section, sampling.write, (unstacked, None, slots, halted, *drawn), static, beside=params),
+        Phase(f"{name} (read)", section, slots.read, (unstacked, None, *prompts), {"model": model}, beside=(params, state)),
+        Phase(f"{name} (write)", section, slots.write, (unstacked, None, state, halted, *drawn), static, beside=params),
     ]
 
 
