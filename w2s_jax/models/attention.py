@@ -88,13 +88,14 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) ->
     what lies behind is never computed.
     """
     L = q.shape[1]
+    attend = jax.checkpoint(functools.partial(dense, scale=scale), prevent_cse=False)
     if sight.segment is None or L <= BLOCK or L % BLOCK:
-        return dense(q, k, v, sight.mask, scale)
+        return attend(q, k, v, sight.mask)
     parts = []
     for start in range(0, L, BLOCK):
         here = slice(start, start + BLOCK)
         seen = slice(max(0, start - sight.window + 1) if sight.window else 0, start + BLOCK)
-        parts.append(dense(q[:, here], k[:, seen], v[:, seen], sight.mask[:, here, seen], scale))
+        parts.append(attend(q[:, here], k[:, seen], v[:, seen], sight.mask[:, here, seen]))
     return jnp.concatenate(parts, axis=1)
 
 

@@ -164,7 +164,7 @@ def train_step(
         hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
         asked = "entropy" in objective.needs
         wanted = None if batch.weight is None else batch.weight != 0
-        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, wanted=wanted, entropy=asked)
+        logp, entropy = token_logp(model, variables["params"], hidden, batch.token, batch.segment, wanted=wanted, entropy=asked, chunk=32)
         total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
         return total, (denominator, metrics | {"loss": total})
 
