@@ -15,7 +15,7 @@ from w2s_jax.models import attention, quantised
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.rope import rotate
 
-VERSION = "3"
+VERSION = "4"
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -100,11 +100,13 @@ class Dense(nn.Module):
         return y
 
 
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
 def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """Maps x [..., in] by `scale * (x @ a @ b)`, with a [in, r] and b [r, out].
 
     Rows are laid end to end, and the factor is applied to the r numbers in between: so the gradients of `a` and `b` are plain
-    products, for which the compiler need not turn anything as wide as `x` or the result.
+    products, for which the compiler need not turn anything as wide as `x` or the result. Nothing but the arguments is kept for
+    the backward pass, so that maps of one `x` keep it once.
     """
     flat = x.reshape(-1, x.shape[-1])
     return (((flat @ a) * scale) @ b).reshape(*x.shape[:-1], -1)
