@@ -123,7 +123,7 @@ def _backward(scale, kept, gradient):
     down = _stacked(gradient, heads)
     to_v = jnp.einsum("bjts,bjtc->bsjc", share.astype(v.dtype), down)
     to_share = jnp.einsum("bjtc,bsjc->bjts", down, v, preferred_element_type=share.dtype)
-    mean = jnp.sum((gradient * out).astype(share.dtype), axis=-1)  # [B, T, H]
+    mean = jnp.sum(gradient.astype(share.dtype) * out, axis=-1)  # [B, T, H]
     to_score = (share * (to_share - _stacked(mean[..., None], heads)) * scale).astype(q.dtype)
     to_q = _unstacked(jnp.einsum("bjts,bsjc->bjtc", to_score, k), q.shape)
     return to_q, jnp.einsum("bjts,bjtc->bsjc", to_score, _stacked(q, heads)), to_v, None

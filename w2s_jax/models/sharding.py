@@ -93,8 +93,7 @@ def sharding_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
                 f"mesh axis {axis}={mesh.shape[axis]} does not divide dimension {dimension} of {path}, which is "
                 f"{shape[dimension]} long (shape {shape}); sizes that do, up to {mesh.size} devices: {works}"
             )
-    # One device has one way to hold an array; a program's results come back under this name of it.
-    return NamedSharding(mesh, spec if mesh.size > 1 else P())
+    return NamedSharding(mesh, spec)
 
 
 def constrain_params(tree: Any, mesh: Mesh | None) -> Any:
