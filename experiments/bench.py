@@ -108,7 +108,7 @@ def sft(config) -> dict[str, Any]:
     learnt = compute.place_params(trainer.fresh(lm.params, *keys, objective=objective, training=training))
     step_kw = trainer.statics(compute, lm.config, objective, training)
     moments = trainer.moments(learnt, optimizer=training.optimizer, mesh=step_kw["model"].mesh)
-    begin = trainer.TrainState(learnt, moments)
+    begin = trainer.TrainState(learnt, compute.place_params(moments))
 
     def ours():
         state = jax.tree.map(jnp.copy, begin)

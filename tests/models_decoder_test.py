@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from w2s_jax.models import attention, decoder, likelihood, lora, rope
+from w2s_jax.models import attention, decoder, layers, likelihood, lora, rope
 from w2s_jax.models.config import DecoderConfig
 
 # A group of two blocks and one left over exercise both ways in which blocks are stored.
@@ -234,6 +235,32 @@ def test_rematerialisation_and_back_end_change_neither_loss_nor_gradients():
     for way in (dict(remat="some"), dict(attention="flash")):
         with pytest.raises(ValueError, match="choose one of"):
             run(decoder.Decoder(CONFIG, **way), PARAMS, None, *batch)
+
+
+def test_the_backward_pass_keeps_no_scores_one_array_a_norm_and_two_a_gate():
+    config = DecoderConfig(32, 20, 3, 4, 2, 6, 44)
+    params = decoder.init(config, jax.random.key(0))
+    token, segment, position = packed([texts([9]), texts([4, 5])])
+    B, L = token.shape
+
+    def hidden(adapters):
+        variables = decoder.variables(params, adapters)
+        return decoder.Decoder(config, lora_scale=0.5).apply(variables, token, segment, position).hidden
+
+    sizes = [x.size for x in jax.tree.leaves(jax.vjp(hidden, noisy_adapters(params))[1])]
+    assert sizes.count(3 * B * L * config.mlp_width) == 2  # gate and up
+    # Attention and the MLP: what enters its norm, and what comes out, which the adapters' gradients need.
+    assert sizes.count(3 * B * L * config.width) == 4
+    assert max(sizes) == 3 * B * L * config.mlp_width < 3 * B * config.num_heads * L * L
+
+
+def test_gradients_of_adapters_turn_no_rows_around():
+    """As long as rows have two axes, XLA for the CPU writes inputs and gradients anew, column by column."""
+    num_in, num_out, rank = 20, 44, 2
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 8, num_in), (num_in, rank), (rank, num_out))]
+    step = jax.grad(lambda x, a, b: jnp.sin(layers.low_rank(x, a, b, 0.5)).sum(), argnums=(0, 1, 2))
+    text = jax.jit(step).lower(*shapes).compile().as_text()
+    assert "f32[32,44]" in text and not re.findall(r"f32\[(?:20|44),32\]", text)
 
 
 @pytest.mark.parametrize("pattern", [("global",), ("local",) * 5 + ("global",)], ids=["plain", "gemma3"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tests import tiny
 from w2s_jax.packing import Shape
 from w2s_jax.student import sft, trainer
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.types import Answers, Lesson, Question
+from w2s_jax.types import Answers, Batch, Lesson, Question
 
 SHAPE = Shape(row_length=16, batch_rows=2, max_segments=4)
 ADAMW = trainer.Optimizer(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
@@ -268,6 +269,28 @@ def test_lessons_of_the_same_shape_share_one_program(lm, tmp_path):
     before = trainer.train_step._cache_size()
     teach(lm, lesson(n=90, final="b"), tmp_path / "two", dataclasses.replace(FULL, epochs=1.0, lr=1e-3))
     assert trainer.train_step._cache_size() == before
+
+
+@pytest.mark.parametrize("training", [FULL, LORA], ids=["full", "lora"])
+def test_a_training_compiles_its_step_once(lm, tmp_path, training):
+    before = trainer.train_step._cache_size()
+    shape = dataclasses.replace(SHAPE, row_length=19)  # of no other test
+    teach(lm, lesson(), tmp_path, training, shape)
+    assert trainer.train_step._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("training, columns", [(LORA, 32), (FULL, 128)], ids=["lora", "full"])
+def test_a_step_makes_logits_of_few_columns_at_once_where_the_output_map_is_frozen(lm, training, columns):
+    shape = Shape(row_length=200, batch_rows=2, max_segments=4)
+    static = trainer.statics(tiny.compute(), lm.config, sft.make(), training)
+    keys = jax.random.split(jax.random.key(0))
+    learnt = trainer.fresh(lm.params, *keys, objective=sft.make(), training=training)
+    state = trainer.TrainState(learnt, trainer.moments(learnt, optimizer=training.optimizer, mesh=None))
+    zeros = np.zeros((1, shape.batch_rows, shape.row_length), np.int32)
+    batch = Batch(token=zeros, segment=zeros + 1, position=zeros, weight=zeros.astype(np.float32))
+    frozen = lm.params if training.lora_rank else {}
+    text = trainer.train_step.lower(state, frozen, batch, np.float32(0), **static).as_text()
+    assert {int(found) for found in re.findall(rf"tensor<2x(\d+)x{lm.config.vocab_size}xf32>", text)} == {columns}
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_rate(lm, tmp_path):

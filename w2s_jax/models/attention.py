@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-VERSION = "4"
+VERSION = "5"
 LANES = 128
 """The splash kernel takes rows whose length is a multiple of this."""
 BLOCK = 128
@@ -82,7 +82,7 @@ def within(here: jax.Array, there: jax.Array, window: int) -> jax.Array:
 
 
 def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:
-    """Attends by matrix products; the scores exist in memory.
+    """Attends by matrix products; a block's scores exist in memory, those of a packed row never all at once.
 
     Rows of whole blocks are done `BLOCK` queries at a time, each block with the keys up to its end (and within the window):
     what lies behind is never computed.
@@ -98,17 +98,58 @@ def xla(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) ->
     return jnp.concatenate(parts, axis=1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
-    """Attends everywhere, then masks; the query heads of a key-value head are laid end to end, as rows of one product."""
-    B, T, H, C = q.shape
-    S, J = k.shape[1:3]
+    """Attends everywhere, then masks; the query heads of a key-value head are laid end to end, as rows of one product.
+
+    The backward pass keeps no scores: it makes them again from the queries, the keys and each row's normaliser, and takes the
+    sum over keys that the softmax's gradient asks for from the result, which is narrower. Source: arXiv 2205.14135, B.2.
+    """
+    return _forward(q, k, v, mask, scale)[0]
+
+
+def _forward(q, k, v, mask, scale):
+    score = _scores(q, k, mask, scale)
+    total = jax.nn.logsumexp(score, axis=-1, keepdims=True)
+    share = jnp.exp(score - total).astype(v.dtype)
+    out = _unstacked(jnp.einsum("bjts,bsjc->bjtc", share, v), q.shape)
+    return out, (q, k, v, mask, out, total)
+
+
+def _backward(scale, kept, gradient):
+    q, k, v, mask, out, total = kept
+    heads = k.shape[2]
+    share = jnp.exp(_scores(q, k, mask, scale) - total)
+    down = _stacked(gradient, heads)
+    to_v = jnp.einsum("bjts,bjtc->bsjc", share.astype(v.dtype), down)
+    to_share = jnp.einsum("bjtc,bsjc->bjts", down, v, preferred_element_type=share.dtype)
+    mean = jnp.sum(gradient.astype(share.dtype) * out, axis=-1)  # [B, T, H]
+    to_score = (share * (to_share - _stacked(mean[..., None], heads)) * scale).astype(q.dtype)
+    to_q = _unstacked(jnp.einsum("bjts,bsjc->bjtc", to_score, k), q.shape)
+    return to_q, jnp.einsum("bjts,bjtc->bsjc", to_score, _stacked(q, heads)), to_v, None
+
+
+dense.defvjp(_forward, _backward)
+
+
+def _scores(q: jax.Array, k: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+    """Masked scores [B, J, H / J * T, S]."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    stacked = q.reshape(B, T, J, H // J, C).transpose(0, 2, 3, 1, 4).reshape(B, J, H // J * T, C)
-    score = jnp.einsum("bjtc,bsjc->bjts", stacked, k, preferred_element_type=wide).reshape(B, J, H // J, T, S) * scale
-    score = jnp.where(mask[:, None, None], score, jnp.finfo(wide).min)
-    share = jax.nn.softmax(score, axis=-1).astype(v.dtype).reshape(B, J, H // J * T, S)
-    out = jnp.einsum("bjts,bsjc->bjtc", share, v).reshape(B, J, H // J, T, C)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, C)
+    score = jnp.einsum("bjtc,bsjc->bjts", _stacked(q, k.shape[2]), k, preferred_element_type=wide) * scale
+    return jnp.where(jnp.tile(mask[:, None], (1, 1, q.shape[2] // k.shape[2], 1)), score, jnp.finfo(wide).min)
+
+
+def _stacked(x: jax.Array, heads: int) -> jax.Array:
+    """[B, T, H, C] -> [B, J, H / J * T, C]."""
+    B, T, H, C = x.shape
+    return x.reshape(B, T, heads, H // heads, C).transpose(0, 2, 3, 1, 4).reshape(B, heads, H // heads * T, C)
+
+
+def _unstacked(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The way back, to the queries' shape."""
+    B, T, H, C = shape
+    heads = x.shape[1]
+    return x.reshape(B, heads, H // heads, T, C).transpose(0, 3, 1, 2, 4).reshape(shape)
 
 
 def over_cache(q: jax.Array, k: jax.Array, v: jax.Array, sight: Sight, scale: float) -> jax.Array:

@@ -45,6 +45,9 @@ class Compute:
 
     def place_params(self, tree: Any) -> Any:
         """Puts parameters, adapters or shapes' arrays where the rules want them."""
+        if self.mesh.size == 1:
+            # One device has one way to hold an array, and this is the name of it that programs give their results.
+            return processes.place(tree, NamedSharding(self.mesh, PartitionSpec()))
         return jax.tree.map(processes.place, tree, sharding.param_shardings(tree, self.mesh))
 
     def unstack(self, config: DecoderConfig, tree: Any) -> Any:

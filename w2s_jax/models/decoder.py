@@ -28,7 +28,8 @@ REMAT: Mapping[str, Callable | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What the backward pass finds in memory: everything, block inputs only, or the results of weight products too."""
+"""What the backward pass finds in memory: all results but those that are cheaper to make again (attention's scores, the MLP's
+gated product, the inside of a norm); block inputs only; or the results of weight products too."""
 
 
 @flax.struct.dataclass

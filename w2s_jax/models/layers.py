@@ -15,7 +15,7 @@ from w2s_jax.models import attention, quantised
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.rope import rotate
 
-VERSION = "3"
+VERSION = "4"
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -61,9 +61,13 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.constant(1.0 - self.offset), (x.shape[-1],), jnp.float32)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * (self.offset + scale.astype(wide.dtype))).astype(x.dtype)
+
+        def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            wide *= jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+            return (wide * (self.offset + scale.astype(wide.dtype))).astype(x.dtype)
+
+        return jax.checkpoint(norm, prevent_cse=False)(x, scale)  # only x is kept for the backward pass
 
 
 class Dense(nn.Module):
@@ -92,8 +96,20 @@ class Dense(nn.Module):
         if self.has_variable("lora", "a"):
             a: jax.Array = self.get_variable("lora", "a").astype(self.dtype)
             b: jax.Array = self.get_variable("lora", "b").astype(self.dtype)
-            y += (x @ a @ b) * self.lora_scale
+            y += low_rank(x, a, b, self.lora_scale)
         return y
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
+def low_rank(x: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """Maps x [..., in] by `scale * (x @ a @ b)`, with a [in, r] and b [r, out].
+
+    Rows are laid end to end, and the factor is applied to the r numbers in between: so the gradients of `a` and `b` are plain
+    products, for which the compiler need not turn anything as wide as `x` or the result. Nothing but the arguments is kept for
+    the backward pass, so that maps of one `x` keep it once.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    return (((flat @ a) * scale) @ b).reshape(*x.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -149,8 +165,12 @@ class MLP(nn.Module):
         def dense(name: str, width: int) -> Dense:
             return Dense(width, self.config.mlp_bias, self.config.init_std, self.dtype, self.lora_scale, name=name)
 
-        inner, activate = self.config.mlp_width, ACTIVATIONS[self.config.activation]
-        return dense("down", self.config.width)(activate(dense("gate", inner)(x)) * dense("up", inner)(x))
+        def gated_down(self, gate: jax.Array, up: jax.Array) -> jax.Array:
+            return dense("down", self.config.width)(ACTIVATIONS[self.config.activation](gate) * up)
+
+        inner = self.config.mlp_width
+        # Kept for the backward pass are the two factors alone: making their product again costs less than writing it down.
+        return nn.remat(gated_down, prevent_cse=False)(self, dense("gate", inner)(x), dense("up", inner)(x))
 
 
 class Block(nn.Module):

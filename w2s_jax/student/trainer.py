@@ -32,7 +32,7 @@ from w2s_jax.progress import Progress
 from w2s_jax.student import Encode, Loss, Objective
 from w2s_jax.types import LM, Batch, Lesson
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +159,9 @@ def train_step(
         The new state, and metrics as f32 scalars: loss, grad_norm, and the objective's own.
     """
 
+    # Answers are short, so wide chunks are mostly wasted; but the gradient of a trained output map is added up once a chunk.
+    chunk = 32 if adapters else 128
+
     def loss_fn(learnt, batch):
         variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
         hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
@@ -173,6 +176,7 @@ def train_step(
             wanted=wanted,
             temperature=objective.temperature,
             entropy=asked,
+            chunk=chunk,
         )
         total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
         return total, (denominator, metrics | {"loss": total})
@@ -328,7 +332,9 @@ def optimise(
     rate = learning_rate(training.lr, training.schedule, training.warmup_frac, num_steps)
 
     learnt = compute.place_params(fresh(lm.params, *keys, objective=objective, training=training))
-    state = TrainState(learnt, moments(learnt, optimizer=training.optimizer, mesh=static["model"].mesh))
+    born = moments(learnt, optimizer=training.optimizer, mesh=static["model"].mesh)
+    # Placed as a step will return them: otherwise the second step would be compiled anew.
+    state = TrainState(learnt, compute.place_params(born))
     frozen = lm.params if adapters else {}
 
     every = -(-training.checkpoint_every // boundary) * boundary
