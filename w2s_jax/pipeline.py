@@ -35,8 +35,9 @@ from w2s_jax.tasks.roles import Demonstrations, demonstrate, leave_out, refuse_o
 from w2s_jax.trust import artefact
 from w2s_jax.types import LM, Answers, Audit, Evidence, Gold, Lesson, Question, Score, Selection
 
-VERSION = "1"
+VERSION = "2"
 ROLES = ("source", "target", "test")
+LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
 Log = Callable[[str, int, Mapping[str, float]], None]
 """Takes (stage label, step, metrics)."""
 
@@ -296,6 +297,16 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
         raise ValueError(
             "observe.layers=(): a trust function needs at least one layer; -1 is the last, change it in the config"
         )
+    if config.teacher.label not in LABELS:
+        raise ValueError(
+            f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config"
+        )
+    if config.teacher.label == "majority" and not (config.teacher.num_samples > 1 and config.teacher.temperature > 0):
+        raise ValueError(
+            f"teacher.label='majority' counts the answers of several samples, here are teacher.num_samples="
+            f"{config.teacher.num_samples} at teacher.temperature={config.teacher.temperature}: set num_samples above 1 (40 "
+            "is usual) and temperature above 0 (0.7), or label to 'each' in the config"
+        )
     if not (0 < config.recover.alpha < 0.5 and config.recover.margin > 0):
         raise ValueError(
             f"recover.alpha={config.recover.alpha}, recover.margin={config.recover.margin}: allowed are an alpha between 0 and "
@@ -518,7 +529,8 @@ def answer(
 ) -> Stored:
     """A model's answers; `who` is the config section that says how it is asked, "teacher" or "student".
 
-    `once`: one greedy answer to each question, whatever the section says; for scoring.
+    `once`: one greedy answer to each question, whatever the section says; for scoring. Otherwise a teacher whose `label` says
+    so gives one answer to a question, the majority of its samples.
     """
     section = run.config[who]
     compute, shape = compute_of(run, section), Shape(**section.shape)
@@ -528,6 +540,7 @@ def answer(
     else:
         how = {name: section[name] for name in ("num_samples", "temperature", "max_new_tokens")}
         how |= {"num_samples": 1, "temperature": 0.0} if once else {}
+    vote = run.task.interface == "free" and not once and section.get("label") == "majority"
 
     def fn(work, **inputs):
         lm = run.load(model, section.param_dtype)
@@ -535,7 +548,8 @@ def answer(
         settings = {**how, "shape": shape, "compute": compute, "label": label}
         if run.task.interface == "choice":
             return answering.by_choice(lm, questions, asked, **settings)
-        return answering.by_writing(lm, questions, asked, run.task.extract, key=run.key("sampling"), **settings)
+        answered = answering.by_writing(lm, questions, asked, run.task.extract, key=run.key("sampling"), **settings)
+        return answering.majority(answered, how["num_samples"]) if vote else answered
 
     return run.stage(
         "answer",
@@ -546,8 +560,7 @@ def answer(
         questions=tuple(questions),
         shown=shown,
         asking=asking,
-        how=how,
-        task={} if run.task.interface == "choice" else run.config.tasks.to_dict(),  # its `extract` reads the answers
+        how={**how, "vote": vote},
         seed=run.seed if how.get("temperature") else 0,
         computing=computing_of(run, section),
         shape=section.shape.to_dict(),
@@ -743,7 +756,7 @@ def score(
     return run.stage(
         "score",
         lambda work, **inputs: scoring.score(questions, gold, answered.value["answers"]),
-        code=("w2s_jax.scoring",),
+        code=("w2s_jax.scoring", *plugins.source_words("task", run.config.tasks.name)),  # whose `agree` grades
         label=f"score {label}",
         answered=answered,
         questions=tuple(questions),
@@ -785,7 +798,7 @@ def audit(
     return run.stage(
         "audit",
         fn,
-        code=("w2s_jax.metrics",),
+        code=("w2s_jax.metrics", *plugins.source_words("task", run.config.tasks.name)),
         label=f"audit {row.method}",
         scores=scores,
         chosen=chosen,
@@ -818,4 +831,4 @@ def training_of(section: ConfigDict) -> trainer.Training:
 
 def digest(gold: Gold | None) -> str:
     """The content key of gold answers: they enter a store key only through it, never a file."""
-    return hashlib.sha256(repr(gold and dataclasses.astuple(gold)).encode()).hexdigest()
+    return hashlib.sha256(repr(gold and (gold.question_id, gold.accepted)).encode()).hexdigest()
