@@ -106,7 +106,11 @@ def sampled(final, logp, num_samples):
     ragged = [Ragged.of([[r] * (1 + r % 3) for r in rows], dtype) for dtype in (np.int32, np.int32, np.float32)]
     ids = tuple(f"q{r // num_samples}" for r in rows)
     extra = {"completion_logp": np.array(logp, np.float32), "answer_logp": -np.arange(len(final), dtype=np.float32)}
-    return {"rollout": Rollout(*ragged), "answers": Answers(ids, tuple(f"text {r}" for r in rows), tuple(final)), "extra": extra}
+    return {
+        "rollout": Rollout(*ragged),
+        "answers": Answers(ids, tuple(f"text {r}" for r in rows), tuple(final)),
+        "extra": extra,
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -130,6 +131,25 @@ def test_no_process_outlives_its_grader(make):
         with pytest.raises(ProcessLookupError):  # neither running nor a zombie
             os.kill(pid, 0)
     assert right(make(), ["a"]) == [True]
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_no_process_outlives_the_program_that_started_it(make, end):
+    worker = make()._idle.get().command[2]
+    code = (
+        "import os, signal, sys\nfrom w2s_jax.tasks.grading import Grader\n"
+        f"grader = Grader(num_workers=1, worker={worker!r})\ngrader.agree(['a+'], ['+a'])\n"
+        f"print(grader._idle.get().process.pid, flush=True)\n{end}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1])
+    gone, began = False, time.monotonic()
+    while not gone and time.monotonic() - began < 20:
+        try:
+            os.kill(int(done.stdout), 0)
+            time.sleep(0.05)
+        except ProcessLookupError:
+            gone = True
+    assert gone
 
 
 def test_processes_that_cannot_judge_at_all_are_an_error_not_zeros(make):

@@ -1,27 +1,38 @@
 """Mathematics: one canonical form of an answer, found in any text; roles and gold as every task over rows has them."""
 
+import dataclasses
 import gzip
 import json
 import os
 import pathlib
+import re
+import subprocess
 import sys
+import time
 import types
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 
-from w2s_jax.tasks import math
+from experiments.configs import quantitative
+from tests import tiny
+from w2s_jax import pipeline
+from w2s_jax.models import decoder, hf_io
+from w2s_jax.models.tokenizer import word_level
+from w2s_jax.tasks import grading, math
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.math import canonical, extract
-from w2s_jax.types import Answers
+from w2s_jax.types import LM, Answers
 
 DATA = pathlib.Path(os.environ.get("W2S_DATA") or pathlib.Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not (DATA / "quantitative_reasoning").is_dir(), reason="no shared data: set W2S_DATA")
 
 SAME = [  # spellings of one answer, the canonical one first
-    ("1/2", r"\frac{1}{2}", r"\dfrac12", r"$\tfrac{1}{2}$", "½", r"\frac{01}{2}", r"\frac{-1}{-2}", r"\boxed{\frac12}"),
+    ("1/2", r"\frac{1}{2}", r"\dfrac12", r"$\tfrac{1}{2}$", "½", r"\frac{01}{2}", r"\frac{-1}{-2}", r"\boxed{\frac12}",
+     "\frac12"),
     ("-3/4", r"-\frac34", r"\frac{-3}{4}", r"\frac{3}{-4}", "−3/4", r"\(-\frac{3}{4}\)"),
     ("18", "18.", "$18", r"\$18", "18.00", "018", "+18", " 18 dollars", r"18\text{ cm}^2", r"18\,\mathrm{m}/\mathrm{s}^2",
      r"18^\circ", r"18^{\circ}", "18°", r"18\%", "18%", "x = 18", "AB=18", "１８", r"\displaystyle 18", r"18 \text{ degrees}."),
@@ -29,7 +40,7 @@ SAME = [  # spellings of one answer, the canonical one first
     ("0", "-0", "0.0", "000"),
     ("1000000", "1,000,000", r"1{,}000{,}000", r"1,\!000,\!000", "1 000 000"),
     ("(3,-0.50)", r"\left( 3, -0.50 \right)", r"$(3,\ -0.50)$", r"\bigl(3,-0.50\bigr)"),
-    (r"2\frac{1}{2}", r"2 \frac{1}{2}", "2 1/2"),
+    (r"2\frac{1}{2}", r"2 \frac{1}{2}", "2 1/2", "2½"),
     ("evelyn", r"\text{Evelyn}", "Evelyn.", r"\textbf{Evelyn}"),
     ("C", r"\text{(C)}", "(C)", "C.", r"\textbf{(C)}"),
     ("2,-1", "2, -1", r"2 \text{ and } -1", r"$2$ or $-1$"),
@@ -90,8 +101,11 @@ def test_extract_finds_the_final_answer(text, final):
     assert extract(text) == final == math.Math({}, {}, (), None).extract(text)
 
 
-PIECES = st.sampled_from([r"\boxed{", r"\boxed", "}", "{", "$", r"\frac", r"\text{", "####", "answer is", " ", "\n", "-", "7", "1/2",
-                          ",000", "=", "x", r"\left(", r"\\", ".", "cm", "ab", r"\sqrt", "^", r"\circ", "\f", "٣", "½", "\ud800"])  # fmt: skip
+PIECES = st.sampled_from(
+    [r"\boxed{", r"\boxed", "}", "{", "$", r"\frac", r"\text{", "####", "answer is", " ", "\n", "-", "7", "1/2", ",000", "=",
+     "x", r"\left(", r"\\", ".", "cm", "ab", r"\sqrt", "^", r"\circ", "\f", "٣", "½",
+     "\ud800"]
+)  # fmt: skip
 TEXTS = st.text(max_size=60) | st.lists(PIECES, max_size=14).map("".join)
 
 
@@ -107,15 +121,13 @@ def test_extract_is_total_and_gives_canonical_answers(text):
 @hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(st.fractions() | st.decimals(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9, places=3))
 def test_a_number_in_a_box_comes_back_with_its_value(value):
-    from w2s_jax.tasks import grading
-
     assert grading.exact(extract(rf"thus \boxed{{{value}}}.")) == value
 
 
-@pytest.mark.parametrize("piece", [r"\boxed{", "{", "}", "1,", "-", " ", "\n", "answer is ", "$", "9", r"\text{", "#", r"\,", "("])
+@pytest.mark.parametrize(
+    "piece", [r"\boxed{", "{", "}", "1,", "-", " ", "\n", "answer is ", "$", "9", r"\text{", "#", r"\,", "("]
+)
 def test_extract_takes_no_time_on_long_repetitions(piece):
-    import time
-
     began = time.process_time()
     extract(piece * 20_000)
     canonical(piece * (math.MAX_CHARS // len(piece)))
@@ -183,7 +195,11 @@ def test_the_task_agrees_as_its_gold_does(root):
 
 
 def test_an_earlier_roles_problem_is_dropped_from_a_later_one(root):
-    write(root, "x.train.jsonl.gz", [r | {"id": f"x{r['id']}", "problem": r["problem"].upper()} for r in rows("moon", 3)] + rows("x", 2))
+    write(
+        root,
+        "x.train.jsonl.gz",
+        [r | {"id": f"x{r['id']}", "problem": r["problem"].upper()} for r in rows("moon", 3)] + rows("x", 2),
+    )
     task = make(root, target=("x:train",), test=("moon:test",))
     assert [q.id for q in task.questions("target")] == ["x/0", "x/1"]
 
@@ -246,13 +262,14 @@ def test_a_student_is_taught_the_boxed_answer_and_shown_worked_solutions(root):
 
 
 HUB_ROWS = {  # the hub's columns, with rows of our own: split -> [(hub id, row, (problem, answer, level, subject))]
-    "gsm8k:test": [("openai/gsm8k", {"question": "How many?", "answer": "1+1=<<1+1=2>>2\n#### 1,002"}, ("How many?", "1002", "", ""))],
+    "gsm8k:test": [("openai/gsm8k", {"question": "How many?", "answer": "1+1=<<1+1=2>>2\n#### 1,002"},
+                    ("How many?", "1002", "", ""))],
     "math:train": [("DigitalLearningGmbH/MATH-lighteval",
                     {"problem": "P?", "level": "Level 4", "type": "Algebra", "solution": r"So $\boxed{\dfrac{1}{2}}$."},
                     ("P?", "1/2", "4", "Algebra"))],
     "math500:test": [("HuggingFaceH4/MATH-500",
-                      {"problem": "P?", "solution": "s", "answer": r"\frac{1}{2}", "subject": "Algebra", "level": 2, "unique_id": "u"},
-                      ("P?", "1/2", "2", "Algebra"))],
+                      {"problem": "P?", "solution": "s", "answer": r"\frac{1}{2}", "subject": "Algebra", "level": 2,
+                       "unique_id": "u"}, ("P?", "1/2", "2", "Algebra"))],
     "aime:train": [("di-zhang-fdu/AIME_1983_2024",
                     {"ID": "1983-1", "Year": 1983, "Problem Number": 1, "Question": "P?", "Answer": "060", "Part": None},
                     ("P?", "60", "", "AIME 1983"))],
@@ -269,8 +286,8 @@ HUB_ROWS = {  # the hub's columns, with rows of our own: split -> [(hub id, row,
                             ("Let n be 3.\nP?", "2n", "", "Algebra"))],
     "minerva_math:test": [("math-ai/minervamath", {"question": "P?", "answer": "4.5e33"}, ("P?", "4.5e33", "", ""))],
     "svamp:test": [("ChilleD/SVAMP",
-                    {"ID": "chal-1", "Body": "There are 3 birds. ", "Question": "How many?", "Equation": "( 3.0 )", "Answer": "3.0",
-                     "Type": "Sum"}, ("There are 3 birds. How many?", "3", "", "Sum"))],
+                    {"ID": "chal-1", "Body": "There are 3 birds. ", "Question": "How many?", "Equation": "( 3.0 )",
+                     "Answer": "3.0", "Type": "Sum"}, ("There are 3 birds. How many?", "3", "", "Sum"))],
 }  # fmt: skip
 
 
@@ -306,7 +323,8 @@ def test_every_hub_data_set_is_tested():
 def test_splits_that_the_hub_names_otherwise_are_found(hub):
     hub.tables = {path: [row] for entry in ("aime:test", "aime:train") for path, row, _ in HUB_ROWS[entry]}
     hub.tables["di-zhang-fdu/AIME_1983_2024"] = [
-        HUB_ROWS["aime:train"][0][1] | {"ID": f"{year}-1", "Year": year, "Question": f"In {year}?"} for year in (2020, 2021, 2022)
+        HUB_ROWS["aime:train"][0][1] | {"ID": f"{year}-1", "Year": year, "Question": f"In {year}?"}
+        for year in (2020, 2021, 2022)
     ]
     task = math.make(source=(), target=("aime:train",), test=("aime:test",))
     assert [q.id for q in task.questions("target")] == ["aime/2020-1", "aime/2021-1"]
@@ -326,7 +344,9 @@ def test_problems_without_a_gradable_answer_are_left_out(hub):
     ]
     hub.tables[other] = [olympiad] + [
         olympiad | {"id": 8 + i, "question": f"Q{i}?"} | change
-        for i, change in enumerate(({"is_multiple_answer": True}, {"final_answer": ["1", "2"]}, {"final_answer": ["any even number"]}))
+        for i, change in enumerate(
+            ({"is_multiple_answer": True}, {"final_answer": ["1", "2"]}, {"final_answer": ["any even number"]})
+        )
     ]
     kept = {name: math.make(source=(), target=(), test=(f"{name}:test",)) for name in ("omni_math_rule", "olympiadbench")}
     assert [q.prompt for q in kept["omni_math_rule"].questions("test")] == ["P?", "Q3?"]
@@ -352,6 +372,65 @@ def test_reference_solutions_give_their_answers_back():
 
 @needs_data
 def test_the_quantitative_roles_are_disjoint():
-    task = math.make(root=str(DATA), source=("math:train", "omni_math_rule:test"), test=("aime:test", "amc:test", "math500:test"))
+    task = math.make(
+        root=str(DATA), source=("math:train", "omni_math_rule:test"), test=("aime:test", "amc:test", "math500:test")
+    )
     ids = {role: {q.id for q in task.questions(role)} for role in ("source", "target", "test")}
     assert len(ids["target"]) > 500 and len(set().union(*ids.values())) == sum(map(len, ids.values()))
+
+
+@pytest.mark.parametrize("arg", [None, "source=omni", "smollm2_135m_360m", "gemma3_1b_qwen3_1.7b,label=majority,seeds=3"])
+def test_the_quantitative_config_asks_for_what_there_is(arg):
+    config = quantitative.get_config(arg)
+    assert pipeline.check(config)
+    entries = {role: config.tasks[role] for role in ("source", "target", "test")}
+    assert all(split in math.HUB[dataset] for (entry,) in entries.values() for dataset, _, split in [entry.partition(":")])
+    longest = config.teacher.shape.row_length - config.teacher.max_new_tokens
+    assert longest >= 1000 and len(config.seeds) == (3 if arg and "seeds" in arg else 1)
+    if (DATA / "quantitative_reasoning").is_dir():
+        task = math.make(root=str(DATA), seed=0, **{k: v for k, v in config.tasks.items() if k not in ("name", "root", "seed")})
+        assert len(task.gold("target")) > config.select.n and len(task.questions("test")) > 100
+
+
+def test_the_quantitative_config_names_its_words():
+    with pytest.raises(ValueError, match="pair 'qwen': allowed are qwen3_1.7b_14b"):
+        quantitative.get_config("qwen")
+    with pytest.raises(ValueError, match="source 'mmlu': allowed are math, omni, gsm8k"):
+        quantitative.get_config("source=mmlu")
+
+
+CONFIG = """
+import runpy
+from experiments.configs import base
+from tests import toy
+
+def get_config(arg=None):
+    c = toy.get_config()
+    c.tasks = base.ConfigDict({{"name": "math", **base.keywords("task", "math"), "root": {root!r}}})
+    c.tasks.update(source=("a:train",), target=("b:train",), test=("c:train",))
+    for who in ("teacher", "student"):
+        c[who].update(model={root!r} + "/model", max_new_tokens=4)
+    c.teacher.update(num_samples=4, temperature=1.0, label="majority")
+    c.methods, c.select.n = ("naive", "ntf"), 5
+    return c
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_problems_is_graded_as_mathematics(tmp_path):
+    words = word_level(tuple("0123456789+?"))
+    shape = dataclasses.replace(tiny.CONFIG, vocab_size=words.vocab_size)
+    hf_io.save(LM(shape, decoder.init(shape, jax.random.key(0)), words), tmp_path / "model")
+    for first, dataset in enumerate("abc"):
+        problems = [" ".join(f"{first}{i:02d}+?") for i in range(40)]
+        answers = [rf"\sqrt{{{(i % 10) ** 2}}}" if i % 2 else str(i % 10) for i in range(40)]
+        made = [row | {"problem": p, "answer": a} for row, p, a in zip(rows(dataset, 40), problems, answers, strict=True)]
+        write(tmp_path, f"{dataset}.train.jsonl.gz", made)
+    (tmp_path / "config.py").write_text(CONFIG.format(root=str(tmp_path)))
+    command = [sys.executable, "-m", "experiments.main", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/run"]
+    done = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    graded = re.search(r"grading  (\d+) pairs, (\d+) checked with math-verify: 0 timed out", done.stdout + done.stderr)
+    assert graded and int(graded[1]) >= 200 and int(graded[2]) > 20
+    again = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True)
+    assert again.returncode == 0 and "computed in" not in again.stdout + again.stderr

@@ -215,7 +215,7 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
 
     graded = functools.partial(score, run, test, gold["test"])
     students = {m: Model(student.name, str(stored.path / "model"), stored.key) for m, stored in taught.items()}
-    return recovery.Trial(
+    trial = recovery.Trial(
         domain=run.config.domain,
         teacher=teacher.name,
         student=student.name,
@@ -234,6 +234,9 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
             for row in rows
         },
     )
+    if hasattr(run.task, "graded"):
+        run.store.log(f"{run.prefix}grading  {run.task.graded()}")
+    return trial
 
 
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:
@@ -298,9 +301,7 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
             "observe.layers=(): a trust function needs at least one layer; -1 is the last, change it in the config"
         )
     if config.teacher.label not in LABELS:
-        raise ValueError(
-            f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config"
-        )
+        raise ValueError(f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config")
     if config.teacher.label == "majority" and not (config.teacher.num_samples > 1 and config.teacher.temperature > 0):
         raise ValueError(
             f"teacher.label='majority' counts the answers of several samples, here are teacher.num_samples="

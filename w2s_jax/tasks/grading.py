@@ -1,10 +1,10 @@
 """Whether two canonical final answers are the same: at once where strings or exact numbers decide, else by `math-verify`.
 
 `math-verify` hangs on some pairs and takes all memory on others, and its alarms work in a main thread only. So it runs in
-processes of its own (`grading_worker.py`, started as programs: they share neither memory nor devices with this one), each limited
-in CPU time and memory by itself, watched by a deadline here, and replaced after a number of pairs. A pair on which its process
-hangs, dies or runs out of memory counts as different; the others come out as if it had not been there. How many did is kept in
-`Grader.counts` and said in the log after each call.
+processes of its own (`grading_worker.py`, started as programs: they share neither memory nor devices with this one), each
+limited in CPU time and memory by itself, watched by a deadline here, and replaced after a number of pairs. A pair on which its
+process hangs, dies or runs out of memory counts as different; the others come out as if it had not been there. How many did is
+kept in `Grader.counts` and said in the log after each call.
 
 The limit is on CPU time, so that a busy machine does not change verdicts; the deadline on the clock is for processes that wait.
 
@@ -44,7 +44,9 @@ Pair = tuple[str, str]
 
 _RATIONAL = re.compile(r"-?[0-9]{1,200}(?:\.[0-9]{1,200}|/[0-9]{1,200})?")
 _MIXED = re.compile(r"(-?)([0-9]{1,200})\\frac\{([0-9]{1,200})\}\{([0-9]{1,200})\}")
-_SCIENTIFIC = re.compile(r"(-?[0-9]{1,200}(?:\.[0-9]{1,200})?)(?:[eE]|\\(?:times|cdot)10\^)(?:\{(-?[0-9]{1,3})\}|(-?[0-9]{1,3}))")
+_SCIENTIFIC = re.compile(
+    r"(-?[0-9]{1,200}(?:\.[0-9]{1,200})?)(?:[eE]|\\(?:times|cdot)10\^)(?:\{(-?[0-9]{1,3})\}|(-?[0-9]{1,3}))"
+)
 
 
 @dataclasses.dataclass

@@ -1,8 +1,8 @@
 """A process that judges pairs of answers for `grading`; it is run as a program, never imported for what it does.
 
 It imports nothing of the project, so neither JAX nor a device: a line `["found", "wanted"]` comes in, one of `"same"`,
-`"different"`, `"unread"` or `"exhausted"` goes out, after a first line `"ready"` or `{"error": ...}`. Whoever started it sets the
-deadline; it limits itself in CPU time and memory. It ends when its input does.
+`"different"`, `"unread"` or `"exhausted"` goes out, after a first line `"ready"` or `{"error": ...}`. Whoever started it sets
+the deadline; it limits itself in CPU time and memory. It ends when its input does.
 """
 
 import json

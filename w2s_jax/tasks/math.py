@@ -30,6 +30,7 @@ Deviations:
     2. Units: see `canonical`. Percent and degree signs and currencies are dropped, never converted: 50% is 50, not 0.5.
 """
 
+import collections
 import functools
 import re
 import unicodedata
@@ -61,9 +62,11 @@ class Row(NamedTuple):
 
 # ---- Final answers ---------------------------------------------------------------------------------------------------
 
-_SIGNS = str.maketrans({"−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "π": r"\pi ",
-                        "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "°": "", "½": "1/2",
-                        "¼": "1/4", "¾": "3/4", "²": "^2", "³": "^3", "€": "", "£": "", "\u200b": "", "\f": r"\f"})  # fmt: skip
+_SIGNS = str.maketrans(
+    {"−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "π": r"\pi ",
+     "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "°": "", "½": " 1/2", "¼": " 1/4",
+     "¾": " 3/4", "²": "^2", "³": "^3", "€": "", "£": "", "\u200b": ""}
+)  # fmt: skip
 _WORDS = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|hbox|operatorname|rm)\s*\{([^{}]*)\}"
 _UNIT = re.compile(rf"(?:\s*/?\s*{_WORDS}(?:\s*\^\s*\{{?\s*-?[0-9]\s*\}}?)?\.?)+$")
 _WORDS = re.compile(_WORDS)
@@ -103,6 +106,7 @@ def canonical(answer: str) -> str:
 
 
 def _tidied(s: str) -> str:
+    s = s.replace("\frac", r"\frac")  # what an unescaped backslash becomes on its way through JSON
     s = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in s.translate(_SIGNS))
     s = " ".join(s.split())
     s = re.sub(r"\\(?:boxed|fbox)(?![A-Za-z])(?:\s*\{\s*\})?", "", _last_box(s) or s)
@@ -163,8 +167,8 @@ def extract(text: str) -> str:
     "answer:"; a text of one line without prose is itself an answer, or ends in one after "="; the last number; a text of at
     most three words. A text ends where a model that was shown examples goes on to a question of its own.
 
-    >>> extract(r"So $\boxed{\frac{3}{4}}$, not 5."), extract("6*7=42\n#### 42"), extract("The answer is 18 dollars."), extract("?")
-    ('3/4', '42', '18', '')
+    >>> extract(r"So $\boxed{\frac{3}{4}}$, not 5."), extract("The answer is 18 dollars."), extract("?")
+    ('3/4', '18', '')
     """
     if not isinstance(text, str):
         return ""
@@ -172,10 +176,7 @@ def extract(text: str) -> str:
     for found in (_last_box(text), text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""):
         if answer := canonical(found):
             return answer
-    said = None
-    for said in _ANSWER_IS.finditer(text):
-        pass
-    if said and (answer := _of_phrase(text[said.end() :])):
+    if (said := _last(_ANSWER_IS, text)) and (answer := _of_phrase(text[said.end() :])):
         return answer
     line = text.strip()
     if line and "\n" not in line and len(line) <= MAX_CHARS and not _prose(line):
@@ -217,10 +218,12 @@ def _prose(text: str) -> bool:
 
 
 def _last_number(text: str) -> str:
-    last = ""
-    for found in _NUMBER.finditer(text):
-        last = found[0]
-    return canonical(last)
+    found = _last(_NUMBER, text)
+    return canonical(found[0]) if found else ""
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def worked(solution: str, final: str) -> str:
@@ -392,6 +395,10 @@ class Math(rows.Roles):
     def agree(self, found: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
         """bool[R]: which canonical answers are the same; see `grading`."""
         return self.grader.agree(found, wanted)
+
+    def graded(self) -> str:
+        """What became of the pairs that were graded in this process."""
+        return str(self.grader.counts)
 
 
 def make(

@@ -117,9 +117,7 @@ def worked(question: Question) -> Ask:
     >>> worked(Question("1", "demo", "Add 3 and 4."))
     Ask(prompt='Question: Add 3 and 4.\nAnswer:', candidates=(), lead=' ', around=('\\boxed{', '}'))
     """
-    return Ask(
-        f"Question: {question.prompt}\nAnswer:", tuple(" " + option.join(BOX) for option in question.options), " ", BOX
-    )
+    return Ask(f"Question: {question.prompt}\nAnswer:", tuple(" " + option.join(BOX) for option in question.options), " ", BOX)
 
 
 STYLES: dict[str, Style] = {"letter": letter, "cloze": cloze, "direct": direct, "boxed": boxed, "worked": worked}
