@@ -38,7 +38,8 @@ def math_verify() -> Callable[[str, str], str]:
 
 def serve(load: Callable[[], Callable[[str, str], str]], cpu_seconds: float, memory_bytes: int) -> None:
     """Answers line by line until the input ends; `load` imports what is slow and returns the judge."""
-    os.environ.update(CUDA_VISIBLE_DEVICES="", JAX_PLATFORMS="cpu")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever a judge imports
+    os.environ["JAX_PLATFORMS"] = "cpu"
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what a library prints is no reply
 
