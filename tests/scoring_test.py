@@ -32,8 +32,8 @@ def test_answers_that_the_task_says_are_the_same_are_right():
         return np.array([a != "" and float(a) == float(b) for a, b in zip(found, wanted, strict=True)])
 
     gold = Gold(("q0", "q1"), (("1.0", "2"), ("3",)), agree=agree)
-    rows = Answers(("q1", "q0", "q0", "q0", "q1"), ("",) * 5, ("3.00", "2.0", "3", "", "1"))
-    assert gold.grade(rows).tolist() == [True, True, False, False, False]
+    rows = Answers(("q1", "q0", "q0", "q0", "q1", "q0"), ("",) * 6, ("3.00", "2.0", "3", "", "1", "1"))
+    assert gold.grade(rows).tolist() == [True, True, False, False, False, True]
     assert gold == Gold(gold.question_id, gold.accepted) and "agree" not in repr(gold)
     assert gold.grade(rows[[]]).shape == (0,)
 
