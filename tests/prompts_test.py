@@ -87,10 +87,30 @@ def test_a_question_cannot_be_its_own_demonstration(chat):
 
 
 def test_an_unknown_style_names_the_known_ones():
-    with pytest.raises(ValueError, match="'leter'; allowed are letter, cloze, direct, did you mean 'letter'"):
+    with pytest.raises(ValueError, match="'leter'; allowed are letter, cloze, direct, boxed, worked, did you mean 'letter'"):
         prompts.render(MELT, "leter")
 
 
 def test_a_function_is_a_style_too():
     ask = prompts.render(BURN, lambda q: prompts.Ask(f"Q {q.prompt} A", q.options, lead=""), [(MELT, "ice")])
     assert ask == prompts.Ask("Q What melts at 0 degrees? Aice\n\nQ What burns? A", ("wood", "stone"), lead="")
+
+
+def test_free_answers_stand_in_a_box_where_the_style_wants_one():
+    plain = prompts.render(SUM, "boxed")
+    assert plain.prompt == "Add 3 and 4.\n\nReason step by step, and put the final answer within \\boxed{}."
+    assert prompts.completion(plain, SUM, "7") == "\n\n\\boxed{7}"
+    chat = prompts.render(SUM, "boxed", chat=lambda messages: messages[-1]["content"])
+    assert chat.prompt == plain.prompt and prompts.completion(chat, SUM, "7") == "\\boxed{7}"
+    assert prompts.completion(prompts.render(SUM, "worked"), SUM, "{7}") == " \\boxed{{7}}"
+    assert prompts.completion(prompts.render(SUM, "cloze"), SUM, "7") == " 7"
+
+
+def test_a_free_demonstration_shows_its_text_as_it_is():
+    other = Question("other", "demo", "Add 1 and 1.")
+    assert prompts.render(SUM, "worked", [(other, "1 + 1 is \\boxed{2}.")]).prompt == (
+        "Question: Add 1 and 1.\nAnswer: 1 + 1 is \\boxed{2}.\n\nQuestion: Add 3 and 4.\nAnswer:"
+    )
+    seen = []
+    prompts.render(SUM, "boxed", [(other, "It is \\boxed{2}.")], chat=lambda messages: seen.extend(messages) or "")
+    assert [m["content"] for m in seen][1] == "It is \\boxed{2}."

@@ -8,7 +8,7 @@ from w2s_jax.types import Answers, Question
 
 SOURCE = tuple(Question(f"q{i}", "t", f"What is {i}?", ("a", "b")) for i in range(8))
 IDS = tuple(q.id for q in SOURCE)
-TRUE = Answers(IDS[::-1], ("",) * 8, tuple(f"answer {i}" for i in IDS[::-1]))
+TRUE = Answers(IDS[::-1], tuple(f"answer {i}" for i in IDS[::-1]), ("",) * 8)
 
 
 def shown(shots=3, seed=0):

@@ -5,8 +5,15 @@
     rollout   the tokens, for the teacher-forced pass that observes hidden states
     answers   R canonical answers
     extra     entries of `Evidence.extra`: answer_logp, completion_logp, and option_logp where there are options
+
+`majority` makes one row of S samples, the answer that most of them give.
+
+Source: self-consistency, arXiv 2203.11171, for `majority`.
+Deviations: 1. the paper breaks no ties; the answer with the larger sum of `completion_logp` wins, then the one given first.
+    2. answers are counted as canonical strings: 1/2 and 0.5 are two answers.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +25,9 @@ from w2s_jax.drawing import Drawing
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.types import LM, Answers, Question
+from w2s_jax.types import LM, Answers, Question, Ragged, Rollout
 
-VERSION = "1"
+VERSION = "2"
 
 
 def by_choice(
@@ -83,6 +90,39 @@ def by_writing(
         "rollout": rollout,
         "answers": Answers(tuple(q.id for q in questions for _ in range(num_samples)), text, final),
         "extra": {name: np.array(values, np.float32) for name, values in extra.items()},
+    }
+
+
+def majority(answered: dict[str, Any], num_samples: int) -> dict[str, Any]:
+    """Keeps one row of each question's S: the most probable one (`completion_logp`) that gives its most frequent answer.
+
+    Rows without an answer do not vote; where no row has one, the most probable row is kept, with no answer.
+
+    Args:
+        answered: what `by_writing` returns, R = N * S rows.
+        num_samples: S.
+
+    Returns:
+        The same of N rows, with one more entry of `extra`: `vote_share` f32[N], the share of the S rows that gave the answer, 0
+        where there is none.
+    """
+    final, logp = answered["answers"].final, answered["extra"]["completion_logp"]
+    kept, share = [], []
+    for start in range(0, len(final), num_samples):
+        rows = range(start, start + num_samples)
+        votes: dict[str, list[int]] = {}
+        for row in rows:
+            if final[row]:
+                votes.setdefault(final[row], []).append(row)
+        chosen = max(votes.values(), key=lambda voters: (len(voters), logp[voters].sum()), default=[])
+        kept.append(max(chosen or rows, key=lambda row: logp[row]))
+        share.append(len(chosen) / num_samples)
+    rollout = answered["rollout"]
+    columns = (getattr(rollout, field.name) for field in dataclasses.fields(Rollout))
+    return {
+        "rollout": Rollout(*(Ragged.of([column[row] for row in kept], column.flat.dtype) for column in columns)),
+        "answers": answered["answers"][kept],
+        "extra": {name: value[kept] for name, value in answered["extra"].items()} | {"vote_share": np.array(share, np.float32)},
     }
 
 

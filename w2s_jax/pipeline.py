@@ -37,9 +37,10 @@ from w2s_jax.tasks.roles import Demonstrations, demonstrate, leave_out, refuse_o
 from w2s_jax.trust import artefact
 from w2s_jax.types import LM, Answers, Audit, Evidence, Gold, Lesson, Question, Score, Selection
 
-VERSION = "1"
+VERSION = "2"
 ROLES = ("source", "target", "test")
 COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
+LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
 Log = Callable[[str, int, Mapping[str, float]], None]
 """Takes (stage label, step, metrics)."""
 
@@ -217,7 +218,7 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
 
     graded = functools.partial(score, run, test, gold["test"])
     students = {m: Model(student.name, str(stored.path / "model"), stored.key) for m, stored in taught.items()}
-    return recovery.Trial(
+    trial = recovery.Trial(
         domain=run.config.domain,
         teacher=teacher.name,
         student=student.name,
@@ -236,6 +237,9 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
             for row in rows
         },
     )
+    if hasattr(run.task, "graded"):
+        run.store.log(f"{run.prefix}grading  {run.task.graded()}")
+    return trial
 
 
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:
@@ -298,6 +302,14 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
     if not config.observe.layers:
         raise ValueError(
             "observe.layers=(): a trust function needs at least one layer; -1 is the last, change it in the config"
+        )
+    if config.teacher.label not in LABELS:
+        raise ValueError(f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config")
+    if config.teacher.label == "majority" and not (config.teacher.num_samples > 1 and config.teacher.temperature > 0):
+        raise ValueError(
+            f"teacher.label='majority' counts the answers of several samples, here are teacher.num_samples="
+            f"{config.teacher.num_samples} at teacher.temperature={config.teacher.temperature}: set num_samples above 1 (40 "
+            "is usual) and temperature above 0 (0.7), or label to 'each' in the config"
         )
     if not (0 < config.recover.alpha < 0.5 and config.recover.margin > 0):
         raise ValueError(
@@ -521,7 +533,8 @@ def answer(
 ) -> Stored:
     """A model's answers; `who` is the config section that says how it is asked, "teacher" or "student".
 
-    `once`: one greedy answer to each question, whatever the section says; for scoring.
+    `once`: one greedy answer to each question, whatever the section says; for scoring. Otherwise a teacher whose `label` says
+    so gives one answer to a question, the majority of its samples.
     """
     section = run.config[who]
     asking = {"style": section.style, "chat": section.chat}
@@ -529,6 +542,7 @@ def answer(
         how = {"normalise": section.normalise}
     else:
         how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else {}))
+    vote = run.task.interface == "free" and not once and section.get("label") == "majority"
 
     def fn(work, **inputs):
         lm = run.load(model, section.param_dtype)
@@ -536,7 +550,7 @@ def answer(
         if run.task.interface == "choice":
             settings = {"shape": Shape(**section.shape), "compute": compute_of(run, section), "label": label}
             return answering.by_choice(lm, questions, asked, **how, **settings)
-        return answering.by_writing(
+        answered = answering.by_writing(
             lm,
             questions,
             asked,
@@ -551,6 +565,7 @@ def answer(
             key=run.key("sampling"),
             label=label,
         )
+        return answering.majority(answered, how["num_samples"]) if vote else answered
 
     return run.stage(
         "answer",
@@ -561,8 +576,7 @@ def answer(
         questions=tuple(questions),
         shown=shown,
         asking=asking,
-        how=how,
-        task={} if run.task.interface == "choice" else run.config.tasks.to_dict(),  # its `extract` reads the answers
+        how={**how, "vote": vote},
         seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
         computing=computing_of(run, section),
         shape=section.shape.to_dict(),
@@ -783,7 +797,7 @@ def score(
     return run.stage(
         "score",
         lambda work, **inputs: scoring.score(questions, gold, answered.value["answers"]),
-        code=("w2s_jax.scoring",),
+        code=("w2s_jax.scoring", *plugins.source_words("task", run.config.tasks.name)),  # whose `agree` grades
         label=f"score {label}",
         answered=answered,
         questions=tuple(questions),
@@ -825,7 +839,7 @@ def audit(
     return run.stage(
         "audit",
         fn,
-        code=("w2s_jax.metrics",),
+        code=("w2s_jax.metrics", *plugins.source_words("task", run.config.tasks.name)),
         label=f"audit {row.method}",
         scores=scores,
         chosen=chosen,
@@ -866,4 +880,4 @@ def training_of(section: ConfigDict) -> trainer.Training:
 
 def digest(gold: Gold | None) -> str:
     """The content key of gold answers: they enter a store key only through it, never a file."""
-    return hashlib.sha256(repr(gold and dataclasses.astuple(gold)).encode()).hexdigest()
+    return hashlib.sha256(repr(gold and (gold.question_id, gold.accepted)).encode()).hexdigest()

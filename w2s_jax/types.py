@@ -13,14 +13,14 @@ Text is ragged on the host (`Ragged`) and packed on the device (`Batch`). Nothin
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,15 @@ class Gold:
     Attributes:
         question_id: N ids.
         accepted: for each of them the accepted canonical answers, the reference first.
+        text: N texts that show how the reference answers are found, or None where they stand alone.
+        agree: (found, wanted) -> bool[R]: which canonical answers are the same; None = equal strings are. "" agrees with
+            nothing.
     """
 
     question_id: tuple[str, ...]
     accepted: tuple[tuple[str, ...], ...]
+    text: tuple[str, ...] | None = dataclasses.field(default=None, compare=False)
+    agree: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = dataclasses.field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.question_id)
@@ -131,14 +136,26 @@ class Gold:
             raise ValueError(
                 f"no gold answer for {len(missing)} questions, the first is {missing[0]!r}; grade a split with its own gold"
             )
-        return np.array(
-            [final != "" and final in accepted[i] for i, final in zip(answers.question_id, answers.final, strict=True)], bool
-        )
+        agree = self.agree or _equal
+        asked = [
+            (row, final, wanted)
+            for row, (i, final) in enumerate(zip(answers.question_id, answers.final, strict=True))
+            for wanted in accepted[i]
+        ]
+        right = np.zeros(len(answers), bool)
+        if asked:
+            row, found, wanted = zip(*asked)
+            np.logical_or.at(right, list(row), agree(found, wanted))
+        return right
 
     def answers(self) -> Answers:
         """The reference answers as rows, one to a question."""
         final = tuple(accepted[0] for accepted in self.accepted)
-        return Answers(self.question_id, final, final)
+        return Answers(self.question_id, self.text or final, final)
+
+
+def _equal(found: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    return np.array([a == b != "" for a, b in zip(found, wanted, strict=True)], bool)
 
 
 @dataclasses.dataclass(frozen=True)

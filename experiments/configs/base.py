@@ -30,6 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 2 answer: the teacher
     c.teacher = model("", style="letter")
+    c.teacher.label = "each"  # free generation: each sample is a label, or the "majority" of a question's samples
 
     # 3 observe
     c.observe = ConfigDict()
@@ -86,7 +87,7 @@ def model(name: str, *, style: str) -> ConfigDict:
     """The section of a model: which one, how it is asked, how it computes."""
     c = ConfigDict()
     c.model = name  # a local directory, a hub id, or "pretrain:<section>"
-    c.style = style  # letter, cloze, direct
+    c.style = style  # letter, cloze, direct; boxed, worked
     c.chat = False  # lay the model's chat template around the question
     c.shots = 0  # answered questions of the source shown before each question
     c.normalise = "token"  # options of several tokens are ranked by log-probability per "token", per "byte", or "none"

@@ -32,5 +32,9 @@ class Task(Protocol):
         ...
 
     def extract(self, text: str) -> str:
-        """The canonical final answer in a text, "" if there is none; total, never raises."""
+        """The canonical final answer in a text, "" if there is none; total, never raises. It depends on the text alone."""
         ...
+
+    # A task whose answers can be the same without being equal strings gives `Gold.agree`, and offers it as
+    # `agree(found, wanted) -> bool[R]` itself; without it, equality of strings is meant. If that may fail on some answers, its
+    # `graded() -> str` says how often it did; the pipeline logs it.

@@ -8,7 +8,19 @@ Layouts, for the question "What melts?" with the options "ice" and "iron":
               Answer:
               candidates " A", " B"         candidates " ice", " iron"           candidates " ice", " iron"
 
-Demonstrations are answered questions in the same layout, separated by blank lines; under a chat template they are turns.
+For free answers, "Add 3 and 4.":
+
+    boxed     Add 3 and 4.                                            worked    Question: Add 3 and 4.
+                                                                                Answer:
+              Reason step by step, and put the final answer
+              within \\boxed{}.
+
+              an answer: \\boxed{7}                                   an answer: " \\boxed{7}"
+
+`boxed` asks for the form (zero-shot, chat); `worked` lets demonstrations show it (few-shot, base models).
+
+Demonstrations are answered questions in the same layout, separated by blank lines; under a chat template they are turns. Of
+a free answer they show the text that the task gives for it, such as a worked solution.
 
 Source: OLMES, arXiv 2406.08446, for `letter` (its multiple-choice formulation) and `cloze`: one layout for all data sets,
     and a space before every letter, so that it is the same token as the letter to be answered. The space belongs to the
@@ -16,6 +28,7 @@ Source: OLMES, arXiv 2406.08446, for `letter` (its multiple-choice formulation) 
 Deviations:
     1. No task-specific wording (OLMES continues a HellaSwag or SocialIQA context without "Question:").
     2. No subject line before MMLU questions, as in OLMES and unlike lm-evaluation-harness.
+    3. `boxed` and `worked` follow the conventions of MATH's users (arXiv 2206.14858, arXiv 2409.12122) in words of our own.
 """
 
 import dataclasses
@@ -24,7 +37,7 @@ from collections.abc import Callable, Sequence
 
 from w2s_jax.types import Question
 
-VERSION = "1"
+VERSION = "2"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -36,11 +49,13 @@ class Ask:
         prompt: everything before the answer.
         candidates: what the model may continue with, one for each option, in order; empty in free generation.
         lead: what stands between the prompt and an answer: a space, nothing under a chat template.
+        around: what stands before and after a final answer that is written out.
     """
 
     prompt: str
     candidates: tuple[str, ...]
     lead: str = " "
+    around: tuple[str, str] = ("", "")
 
 
 Style = Callable[[Question], Ask]
@@ -69,7 +84,7 @@ def cloze(question: Question) -> Ask:
     """Hides the options and asks for the answer's own words.
 
     >>> cloze(Question("1", "demo", "What melts?", ("ice", "iron")))
-    Ask(prompt='Question: What melts?\\nAnswer:', candidates=(' ice', ' iron'), lead=' ')
+    Ask(prompt='Question: What melts?\\nAnswer:', candidates=(' ice', ' iron'), lead=' ', around=('', ''))
     """
     return Ask(f"Question: {question.prompt}\nAnswer:", tuple(f" {option}" for option in question.options))
 
@@ -78,12 +93,34 @@ def direct(question: Question) -> Ask:
     """Adds nothing to the prompt; for tokenizers of whole words, and for prompts that are complete in themselves.
 
     >>> direct(Question("1", "demo", "3 + 4 =", ("7", "8")))
-    Ask(prompt='3 + 4 =', candidates=(' 7', ' 8'), lead=' ')
+    Ask(prompt='3 + 4 =', candidates=(' 7', ' 8'), lead=' ', around=('', ''))
     """
     return Ask(question.prompt, tuple(f" {option}" for option in question.options))
 
 
-STYLES: dict[str, Style] = {"letter": letter, "cloze": cloze, "direct": direct}
+BOX = ("\\boxed{", "}")
+
+
+def boxed(question: Question) -> Ask:
+    r"""Asks for reasoning and for a final answer in a box.
+
+    >>> boxed(Question("1", "demo", "Add 3 and 4.")).prompt
+    'Add 3 and 4.\n\nReason step by step, and put the final answer within \\boxed{}.'
+    """
+    prompt = f"{question.prompt}\n\nReason step by step, and put the final answer within {''.join(BOX)}."
+    return Ask(prompt, tuple("\n\n" + option.join(BOX) for option in question.options), "\n\n", BOX)
+
+
+def worked(question: Question) -> Ask:
+    r"""Asks without instructions, answers in a box: demonstrations show how.
+
+    >>> worked(Question("1", "demo", "Add 3 and 4."))
+    Ask(prompt='Question: Add 3 and 4.\nAnswer:', candidates=(), lead=' ', around=('\\boxed{', '}'))
+    """
+    return Ask(f"Question: {question.prompt}\nAnswer:", tuple(" " + option.join(BOX) for option in question.options), " ", BOX)
+
+
+STYLES: dict[str, Style] = {"letter": letter, "cloze": cloze, "direct": direct, "boxed": boxed, "worked": worked}
 
 
 def find_style(name: str) -> Style:
@@ -102,6 +139,8 @@ def find_style(name: str) -> Style:
 def completion(ask: Ask, question: Question, final: str) -> str:
     """The string that follows the prompt when `final` is the answer: its option's candidate, the first if two are equal.
 
+    A free answer is written out, in a box where the style wants one.
+
     >>> q = Question("1", "demo", "What melts?", ("ice", "iron"))
     >>> completion(letter(q), q, "iron")
     ' B'
@@ -110,7 +149,7 @@ def completion(ask: Ask, question: Question, final: str) -> str:
         ValueError: `final` is none of the options.
     """
     if not question.options:
-        return ask.lead + final
+        return ask.lead + final.join(ask.around)
     if final not in question.options:
         raise ValueError(f"answer {final!r} to question {question.id!r} is none of its options: {list(question.options)}")
     return ask.candidates[question.options.index(final)]
@@ -127,7 +166,8 @@ def render(
     Args:
         question: what is asked.
         style: a name in `STYLES`, or a function of that kind.
-        demonstrations: questions with their final answers; take them from the labelled source only.
+        demonstrations: questions with their final answers, or (free ones) texts that lead to these; take them from the
+            labelled source only.
         chat: turns messages (dicts of `role` and `content`, the last one the user's) into text that ends where the
             assistant's answer begins, such as a tokenizer's chat template; candidates then lose their leading space.
 
@@ -142,14 +182,14 @@ def render(
     if isinstance(style, str):
         style = find_style(style)
     shots = []
-    for shown, final in demonstrations:
+    for shown, text in demonstrations:
         if shown.id == question.id:
             raise ValueError(
                 f"question {question.id!r} is one of its own demonstrations, so its prompt would hold its answer: "
                 "leave the demonstrations' rows out of the questions that are asked"
             )
         ask = style(shown)
-        shots.append((ask.prompt, completion(ask, shown, final)))
+        shots.append((ask.prompt, completion(ask, shown, text) if shown.options else ask.lead + text))
     asked = style(question)
     if chat is None:
         return dataclasses.replace(asked, prompt="\n\n".join([*map("".join, shots), asked.prompt]))
@@ -157,4 +197,5 @@ def render(
     for prompt, answer in shots:
         messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.removeprefix(asked.lead)}]
     messages.append({"role": "user", "content": asked.prompt})
-    return Ask(chat(messages), tuple(text.removeprefix(asked.lead) for text in asked.candidates), lead="")
+    candidates = tuple(text.removeprefix(asked.lead) for text in asked.candidates)
+    return Ask(chat(messages), candidates, lead="", around=asked.around)

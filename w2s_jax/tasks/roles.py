@@ -7,10 +7,10 @@ import numpy as np
 
 from w2s_jax.types import Answers, Question
 
-VERSION = "1"
+VERSION = "2"
 
 Demonstrations = tuple[tuple[Question, str], ...]
-"""Answered questions that are shown before each question."""
+"""Answered questions that are shown before each question: (question, the text of its answer)."""
 
 
 def refuse_overlap(**roles: Sequence[Question]) -> None:
@@ -50,7 +50,7 @@ def demonstrate(source: Sequence[Question], answers: Answers, *, shots: int, key
 
     Args:
         source: the labelled questions.
-        answers: their true answers.
+        answers: their true answers; their texts are shown.
         shots: how many to show.
         key: consumed.
 
@@ -62,9 +62,9 @@ def demonstrate(source: Sequence[Question], answers: Answers, *, shots: int, key
             f"shots={shots}: the source has {len(source)} questions, allowed is 0..{len(source) - 1}; "
             "change teacher.shots or student.shots in the config"
         )
-    final = dict(zip(answers.question_id, answers.final, strict=True))
+    text = dict(zip(answers.question_id, answers.text, strict=True))
     chosen = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(len(source))[:shots]
-    return tuple((source[i], final[source[i].id]) for i in chosen)
+    return tuple((source[i], text[source[i].id]) for i in chosen)
 
 
 def leave_out(questions: Sequence[Question], shown: Demonstrations) -> tuple[Question, ...]:
