@@ -118,9 +118,12 @@ def majority(answered: dict[str, Any], num_samples: int) -> dict[str, Any]:
         kept.append(max(chosen or rows, key=lambda row: logp[row]))
         share.append(len(chosen) / num_samples)
     rollout = answered["rollout"]
-    columns = (getattr(rollout, field.name) for field in dataclasses.fields(Rollout))
+
+    def picked(column: Ragged | None) -> Ragged | None:
+        return None if column is None else Ragged.of([column[row] for row in kept], column.flat.dtype)
+
     return {
-        "rollout": Rollout(*(Ragged.of([column[row] for row in kept], column.flat.dtype) for column in columns)),
+        "rollout": Rollout(*(picked(getattr(rollout, field.name)) for field in dataclasses.fields(Rollout))),
         "answers": answered["answers"][kept],
         "extra": {name: value[kept] for name, value in answered["extra"].items()} | {"vote_share": np.array(share, np.float32)},
     }
