@@ -68,7 +68,7 @@ def test_a_chosen_answer_is_an_option_of_its_own_question_with_its_own_logp(lm):
         np.testing.assert_array_equal(found["extra"][name], found["extra"]["option_logp"].max(1))
 
 
-def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm):
+def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm, tmp_path):
     questions = [Question(f"q{i}", "t", prompt) for i, prompt in enumerate(("a b", "c", "d e f"))]
 
     def extract(text):
@@ -87,6 +87,7 @@ def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm)
         row_length=64,
         compute=tiny.compute(),
         key=jax.random.key(0),
+        partial=tmp_path,
         label="answer",
     )
     answers, rollout, extra = found["answers"], found["rollout"], found["extra"]
@@ -141,3 +142,47 @@ def test_each_question_has_a_majority_of_its_own():
     assert found["answers"].question_id == ("q0", "q1", "q2") and found["answers"].final == ("2", "1", "3")
     assert found["answers"].text == ("text 1", "text 4", "text 6") and found["rollout"].logp.flat.dtype == np.float32
     np.testing.assert_allclose(found["extra"]["vote_share"], [2 / 3, 2 / 3, 1 / 3], rtol=1e-6)
+
+
+def test_a_killed_pass_continues_behind_its_last_part_and_ends_with_the_same_bits(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "ROWS_PER_PART", 4)
+    questions = [Question(f"q{i}", "t", prompt) for i, prompt in enumerate(("a b", "c", "d e f", "g", "a c d e"))]
+
+    def write(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return answering.by_writing(
+            lm,
+            questions,
+            asking(lm),
+            lambda text: text[:1],
+            num_samples=2,
+            drawing=Drawing(1.5),
+            max_new_tokens=6,
+            stop_texts=(),
+            num_slots=3,
+            row_length=64,
+            compute=tiny.compute(),
+            key=jax.random.key(0),
+            partial=tmp_path / name,
+            label="answer",
+        )
+
+    whole = write("whole")
+    generate, calls = answering.sampling.generate, []
+
+    def dying(lm, asked, **settings):
+        calls.append([question.id for question in asked])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(lm, asked, **settings)
+
+    monkeypatch.setattr(answering.sampling, "generate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        write("killed")
+    resumed = write("killed")
+    assert calls == [["q0", "q1"], ["q2", "q3"], ["q2", "q3"], ["q4"]]
+    assert resumed["answers"] == whole["answers"] and len(resumed["answers"]) == 10
+    for name in ("prompt", "completion", "logp", "model_logp"):
+        ours, theirs = (getattr(found["rollout"], name) for found in (resumed, whole))
+        np.testing.assert_array_equal(ours.flat, theirs.flat)
+        np.testing.assert_array_equal(ours.offset, theirs.offset)

@@ -13,14 +13,16 @@ Deviations: 1. the paper breaks no ties; the answer with the larger sum of `comp
     2. answers are counted as canonical strings: 1/2 and 0.5 are two answers.
 """
 
+import bisect
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from w2s_jax import choosing, sampling
+from w2s_jax import choosing, codec, processes, sampling
 from w2s_jax.drawing import Drawing
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
@@ -28,6 +30,8 @@ from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import LM, Answers, Question, Ragged, Rollout
 
 VERSION = "2"
+
+ROWS_PER_PART = 1024
 
 
 def by_choice(
@@ -59,16 +63,21 @@ def by_writing(
     row_length: int,
     compute: Compute,
     key: jax.Array,
+    partial,
     label: str,
 ) -> dict[str, Any]:
     """S free texts for each question; see `sampling.generate`. `extract` finds the final answer in a text.
 
+    Questions are written to part by part, each of about `ROWS_PER_PART` rows, and each part is kept in the durable folder
+    `partial`: a killed pass continues behind its last part, and ends with the same bits.
+
     `answer_logp` is the mean over the tokens that spell the final answer, `completion_logp` that over all tokens, both under
     the model itself, however tokens were drawn.
     """
-    rollout = sampling.generate(
+    asked = [asking.ask(q) for q in questions]
+    write = functools.partial(
+        sampling.generate,
         lm,
-        [asking.ask(q) for q in questions],
         num_samples=num_samples,
         drawing=drawing,
         max_new_tokens=max_new_tokens,
@@ -77,8 +86,21 @@ def by_writing(
         row_length=row_length,
         compute=compute,
         key=key,
-        label=label,
     )
+    num_asked = max(1, ROWS_PER_PART // num_samples)
+    starts = range(0, len(asked), num_asked)
+    parts = []
+    for i, start in enumerate(starts):
+        folder = partial / f"written.{i:05d}"
+        said = label if len(starts) == 1 else f"{label} {i + 1}/{len(starts)}"
+        if not processes.from_first(lambda folder=folder: (folder / "value.json").exists()):
+            part = write(asked[start : start + num_asked], label=said)
+            if processes.is_first():
+                folder.mkdir(parents=True, exist_ok=True)
+                codec.write(part, folder, said)
+            processes.barrier(f"written: {said}")
+        parts.append(codec.read(folder))
+    rollout = Rollout.joined(parts)
     text = tuple(lm.tokenizer.decode(tokens) for tokens in rollout.completion)
     final = tuple(extract(t) for t in text)
     rows = list(zip(rollout.completion, rollout.model_logp, final, strict=True))
@@ -133,7 +155,13 @@ def span_logp(tokenizer, tokens: np.ndarray, logp: np.ndarray, final: str) -> fl
     """Mean log-probability of the tokens that spell `final` where it is written last; of all where it is not found."""
     if not len(tokens):
         return -np.inf
-    ends = [len(tokenizer.decode(tokens[: t + 1])) for t in range(len(tokens))]
     start = tokenizer.decode(tokens).rfind(final) if final else -1
-    inside = [start < end and (ends[t - 1] if t else 0) < start + len(final) for t, end in enumerate(ends)]
-    return float(logp[inside].mean() if start >= 0 and any(inside) else logp.mean())
+    if start < 0:
+        return float(logp.mean())
+
+    def first_beyond(place: int) -> int:
+        """The first token whose text ends behind that character; texts are long, so it is looked for by bisection."""
+        return bisect.bisect_right(range(len(tokens)), place, key=lambda t: len(tokenizer.decode(tokens[: t + 1])))
+
+    inside = logp[first_beyond(start) : first_beyond(start + len(final) - 1) + 1]
+    return float(inside.mean() if len(inside) else logp.mean())

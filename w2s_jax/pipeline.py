@@ -563,6 +563,7 @@ def answer(
             row_length=section.shape.row_length,
             compute=compute_of(run, section, dtype=how["decode_dtype"]),
             key=run.key("sampling"),
+            partial=work.partial,
             label=label,
         )
         return answering.majority(answered, how["num_samples"]) if vote else answered

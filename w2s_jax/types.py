@@ -46,6 +46,16 @@ class Ragged:
         offset = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return cls(np.concatenate([np.zeros(0, dtype), *rows]), offset)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of several, one after another.
+
+        >>> Ragged.joined([Ragged.of([[1], [2, 3]], np.int32), Ragged.of([[4]], np.int32)])[2]
+        array([4], dtype=int32)
+        """
+        length = np.concatenate([part.length for part in parts])
+        return cls(np.concatenate([part.flat for part in parts]), np.cumsum([0, *length], dtype=np.int64))
+
     def __len__(self) -> int:
         return len(self.offset) - 1
 
@@ -173,6 +183,12 @@ class Rollout:
     completion: Ragged
     logp: Ragged
     model_logp: Ragged | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rollout"]) -> "Rollout":
+        """The rows of several, one after another; they have the same fields."""
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(cls)}
+        return cls(**{name: None if column[0] is None else Ragged.joined(column) for name, column in columns.items()})
 
 
 @dataclasses.dataclass(frozen=True)
