@@ -300,7 +300,7 @@ def test_each_completion_token_is_told_its_advantage_its_share_and_its_trust(lm,
     seen = set()
     for _, batches in steps:
         per_question = {}
-        for segment, token, w, extra in segments(batches):
+        for token, w, extra in segments(batches):
             real = w != 0
             assert not real[:3].any() and real[3:].all() and 1 <= real.sum() <= 3
             prompt = tuple(token[:3])
@@ -320,7 +320,7 @@ def segments(batches):
             for s in range(1, batches.segment[a, b].max() + 1):
                 here = batches.segment[a, b] == s
                 extra = {name: value[a, b][here] for name, value in batches.extra.items()}
-                yield s, batches.token[a, b][here], batches.weight[a, b][here], extra
+                yield batches.token[a, b][here], batches.weight[a, b][here], extra
 
 
 def test_a_question_without_trust_is_never_asked(lm, tmp_path, steps):
@@ -328,7 +328,7 @@ def test_a_question_without_trust_is_never_asked(lm, tmp_path, steps):
     given = lesson(weight=weight)
     taught(lm, tmp_path, own("only_some", zero_variance="resample"), dataclasses.replace(FULL, epochs=2.0), given=given)
     trusted = {tuple(lm.tokenizer.encode(q.prompt, bos=True)) for q in given.questions[::2]}
-    asked = {tuple(token[:3]) for _, batches in steps for _, token, _, _ in segments(batches)}
+    asked = {tuple(token[:3]) for _, batches in steps for token, _, _ in segments(batches)}
     assert asked == trusted and len(steps) == 4, "12 questions, 6 a round, twice"
 
 
@@ -353,22 +353,22 @@ def test_a_group_that_says_nothing_is_kept_masked_or_replaced(lm, tmp_path, step
     kept, told, _ = first_round(lm, tmp_path / "keep", steps, zero_variance="keep")
     masked, told_masked, _ = first_round(lm, tmp_path / "mask", steps, zero_variance="mask")
     replaced, told_replaced, _ = first_round(lm, tmp_path / "resample", steps, zero_variance="resample")
-    dull = [is_dull(lm, token) for _, token, _, _ in segments(kept)]
+    dull = [is_dull(lm, token) for token, _, _ in segments(kept)]
     assert 0 < sum(dull) < len(dull) == 24
     share = sum(dull) / len(dull)
     assert told["zero_variance_frac"] == told_masked["zero_variance_frac"] == pytest.approx(share)
     for batches, weight in ((kept, 1.0), (masked, 0.0)):
-        for _, token, w, extra in segments(batches):
+        for token, w, extra in segments(batches):
             assert not is_dull(lm, token) or (np.all(w[3:] == weight) and not extra["advantage"].any())
             assert is_dull(lm, token) or (np.all(w[3:] == 1) and extra["advantage"][3:].any())
     # A kept group has no gradient but counts in the denominator; a masked one is as if it were not there.
     assert told["grad_norm"] == pytest.approx((1 - share) * told_masked["grad_norm"], rel=1e-4)
-    assert told_replaced["zero_variance_frac"] == 0 and not any(is_dull(lm, token) for _, token, _, _ in segments(replaced))
+    assert told_replaced["zero_variance_frac"] == 0 and not any(is_dull(lm, token) for token, _, _ in segments(replaced))
     counts = {}
-    for _, token, _, _ in segments(replaced):
+    for token, _, _ in segments(replaced):
         counts[tuple(token[:3])] = counts.get(tuple(token[:3]), 0) + 1
     assert set(counts.values()) == {4} and len(counts) == 6, "six questions, none of them twice"
-    lively = {tuple(token[:3]) for _, token, _, _ in segments(kept) if not is_dull(lm, token)}
+    lively = {tuple(token[:3]) for token, _, _ in segments(kept) if not is_dull(lm, token)}
     assert lively < set(counts), "those that said something stay"
 
 
@@ -384,7 +384,7 @@ def test_rewards_that_are_all_equal_teach_nothing(lm, tmp_path, zero_variance):
 def test_where_no_other_question_is_left_the_group_is_masked(lm, tmp_path, steps):
     given = lesson(n=6)
     taught(lm, tmp_path, own("only_some", zero_variance="resample"), given=given)
-    weights = {is_dull(lm, token): w[3:].max() for _, token, w, _ in segments(steps[0][1])}
+    weights = {is_dull(lm, token): w[3:].max() for token, w, _ in segments(steps[0][1])}
     assert weights == {True: 0.0, False: 1.0}
 
 
@@ -441,7 +441,7 @@ def test_sampler_and_trainer_agree_on_what_was_written(lm, tmp_path, training, d
         ({"given": lesson(weight=np.zeros(24))}, "the lesson is empty"),
         (
             {"given": lesson(words=14)},
-            r"question 'q0' has 14 tokens, allowed are 12 beside max_new_tokens=3 in rows of 16: raise student\.shape\.row_length",
+            r"question 'q0' has 14 tokens, allowed are 12 beside max_new_tokens=3 in rows of 16: raise student\.shape",
         ),
         ({"row_length": 4}, r"max_new_tokens=3 leaves no room for a prompt"),
         ({"objective": own("not_a_number")}, r"reward tests\.online_test\.not_a_number returned nan for row 0"),

@@ -215,6 +215,7 @@ def make(
         earlier_frac: share of stories with the direction `earlier`, above 0 and below 1; 0.45 of these wrap.
         loose: whether people in mixed places answer the strong corpus in any tongue, now and then with the slip, rather than
             rightly in their mother's: a student of it doubts, and so explores when it is asked to write.
+        slip_frac: share of the mixed places' rows that are answered with the slip, from 0 to 1; for `loose` ones only.
 
     Raises:
         ValueError: a size below 1, more rows than half of the stories that exist, or a fraction out of range.
@@ -225,4 +226,6 @@ def make(
         raise ValueError(f"task 'arithmetic' has sizes {sizes}: each must be at least 1, and their sum at most {most}")
     if not 0 < earlier_frac < 1:
         raise ValueError(f"earlier_frac is {earlier_frac}: it must lie between 0 and 1, both excluded")
+    if not 0 <= slip_frac <= 1:
+        raise ValueError(f"slip_frac is {slip_frac}: it must lie from 0 to 1")
     return Arithmetic(seed, sizes, earlier_frac, loose, slip_frac)
