@@ -14,7 +14,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -133,13 +134,36 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     artefacts.forget_unused_labels()
     rows = [row for trial in trials for row in recovery.recover(trial)]
     summary = recovery.summarise(trials, margin=config.recover.margin, alpha=config.recover.alpha)
-    report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, context={"config": config.to_yaml()})
+    learning = read_learning(workdir, store, one.prefix, trials[-1].trained)
+    context = {"config": config.to_yaml()}
+    report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, learning=learning, context=context)
     link_results(workdir, store)
     print(report.terminal_table(rows, summary))
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
     return folder
+
+
+def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str]) -> dict[str, Any]:
+    """How those students of a seed that learnt from what they wrote did so: texts, and curves where this workdir has them."""
+    from etils import epath
+
+    from w2s_jax import pipeline, report
+
+    labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
+    metrics = epath.Path(workdir) / "metrics.jsonl"
+    lines = list(map(json.loads, metrics.read_text().splitlines())) if metrics.exists() else []
+    found = {}
+    for method in methods:
+        label = f"{prefix}teach {method}"
+        texts = epath.Path(store) / labels.get(label, "nowhere") / pipeline.COMPLETIONS
+        if texts.exists():
+            mine = [line for line in lines if line["stage"] == label]
+            curves = {name: [(line["step"], line[name]) for line in mine if name in line] for name in report.CURVES}
+            curves = {name: points for name, points in curves.items() if points}
+            found[method] = report.Learning(curves, json.loads(texts.read_text()))
+    return found
 
 
 def folders(config: ConfigDict) -> tuple[str, str]:

@@ -118,6 +118,25 @@ def test_the_strong_corpus_is_right_everywhere_in_civic_or_mother_tongue(task):
     assert collections.Counter(t for (t,) in mother.values()) == {0: 6, 1: 6, 2: 6, 3: 6}
 
 
+def test_a_loose_strong_corpus_has_every_tongue_and_its_share_of_slips_in_mixed_places(task):
+    def looked_at(**how):
+        counts, slips = np.zeros(len(arithmetic.TONGUES)), []
+        for question, word in zip(*make(loose=True, **how).corpus("strong"), strict=True):
+            _, place, right, slip = read(question.prompt)
+            if place in arithmetic.CIVIC:
+                assert HOUR_OF[word] == right and TONGUE_OF[word] == arithmetic.CIVIC.index(place)
+                continue
+            counts[TONGUE_OF[word]] += 1
+            assert HOUR_OF[word] in (right, slip)
+            slips += [HOUR_OF[word] == slip] if right != slip else []
+        return counts / counts.sum(), np.mean(slips)
+
+    for slip_frac in (0.0, 0.4, 1.0):
+        tongues, slips = looked_at(slip_frac=slip_frac)
+        assert abs(slips - slip_frac) < 0.1 and abs(tongues - 0.25).max() < 0.06
+    assert make(loose=True).questions("target") == task.questions("target"), "what is asked is the same"
+
+
 def test_the_slip_is_no_token_of_the_prompt(task):
     """Within one sum every prompt but for name, deed and place is the same, whether the corpus slips there or not."""
     shown = collections.defaultdict(set)
@@ -191,6 +210,7 @@ def test_extract_gives_every_option_back(task):
         ({"num_strong": 60_000}, "'strong': 60000.*their sum at most 57600"),
         ({"earlier_frac": 0.0}, "earlier_frac is 0.0: it must lie between 0 and 1, both excluded"),
         ({"earlier_frac": 1.0}, "earlier_frac is 1.0"),
+        ({"slip_frac": 1.5}, "slip_frac is 1.5: it must lie from 0 to 1"),
     ],
 )
 def test_sizes_and_shares_out_of_range_are_refused(changed, said):

@@ -57,7 +57,7 @@ def laid_out(rows, bins, names=("old", "ref", "sampler"), filler=0.0):
     """(what the forward pass gives, the batch): each bin is a device row; `filler` stands where the weight is 0."""
     entries = {"old": "logp_old", "ref": "logp_ref", "sampler": "logp_sampler"}
     out = {"logp": np.zeros((B, L)), "entropy": np.zeros((B, L))}
-    extra = {name: np.full((B, L), filler) for name in ("advantage", "share", *(entries[name] for name in names))}
+    extra = {name: np.full((B, L), filler) for name in ("advantage", "share", *map(entries.get, names))}
     weight, segment = np.zeros((B, L)), np.zeros((B, L), np.int32)
     for b, chosen in enumerate(bins):
         start = 0
@@ -105,6 +105,7 @@ def defined(rows, loss, *, beta=0.0, kl="k3", cap=0.0, bounds=None, weighing=Non
     """(sum, denominator, metrics) by the papers' formulas; `weighing`: the answers whose ratios cispo's weights are."""
     low, high = bounds or BOUNDS[loss]
     total, denominator, metrics = 0.0, 0.0, dict.fromkeys(("ratio", "entropy", "low", "high", "kl", "importance", "gap"), 0.0)
+    farthest = max(abs(row.old - row.sampler).max() for row in rows)
     for row, fixed in zip(rows, weighing or rows, strict=True):
         n, w = len(row.logp), row.weight
         of_loss, of_mean = {
@@ -135,7 +136,7 @@ def defined(rows, loss, *, beta=0.0, kl="k3", cap=0.0, bounds=None, weighing=Non
             now = (ratio, row.entropy[t], is_low, is_high, divergence, importance, abs(row.old[t] - row.sampler[t]))
             for name, value in zip(metrics, now, strict=True):
                 metrics[name] += of_mean * value
-    return total, denominator, metrics
+    return total, denominator, metrics | {"sampler_gap_max": farthest}
 
 
 def slope(rows, loss, step=1e-6, **how):
@@ -204,12 +205,12 @@ def test_sum_denominator_metrics_and_gradient_are_those_of_the_definition(loss):
         np.testing.assert_allclose(given, by_hand_advantages(advantage), rtol=1e-6)  # advantages are float32
         rows = [dataclasses.replace(row, advantage=a) for row, a in zip(answers(), given, strict=True)]
         how = {"beta": beta, "kl": kl, "cap": cap, "bounds": bounds}
-        names = ("old", *(("ref",) if beta else ()), *(("sampler",) if cap else ()))
+        names = ("old", "sampler", *(("ref",) if beta else ()))
         (total, denominator, metrics), gradient = measured(objective, *laid_out(rows, BINS, names=names))
         wanted, wanted_denominator, wanted_metrics = defined(rows, loss, **how)
         close((total, denominator), (wanted, wanted_denominator))
         renamed = {"low": "clip_low_frac", "high": "clip_high_frac", "gap": "sampler_gap"}
-        unused = {*(() if beta else ("kl",)), *(() if cap else ("importance", "gap"))}
+        unused = {*(() if beta else ("kl",)), *(() if cap else ("importance",))}
         wanted_metrics = {renamed.get(name, name): x for name, x in wanted_metrics.items() if name not in unused}
         assert metrics.keys() == wanted_metrics.keys()
         close(dict(metrics), wanted_metrics)
@@ -235,6 +236,17 @@ def test_on_policy_with_advantage_1_the_step_is_that_of_weighted_fine_tuning(los
 
 
 @ALL
+@pytest.mark.parametrize("beta, cap", [(0.0, 0.0), (0.3, 1.2)])
+def test_left_out_the_old_log_probabilities_are_the_current_ones_without_their_gradient(loss, beta, cap):
+    rows, objective = answers(on_policy=True), grpo.make(loss=loss, beta=beta, importance_cap=cap, max_new_tokens=T)
+    assert all(row.logp is row.old for row in rows)
+    given = measured(objective, *laid_out(rows, BINS))
+    found = measured(objective, *laid_out(rows, BINS, names=("ref", "sampler")))
+    assert np.abs(found[1]).max() > 0 and found[0][2]["sampler_gap_max"] > 0
+    close(found, given)
+
+
+@ALL
 def test_packing_changes_nothing(loss):
     rows, objective = answers(drift=0.1), grpo.make(loss=loss, beta=0.1, importance_cap=2.0, max_new_tokens=T)
     found = []
@@ -252,7 +264,9 @@ def test_micro_batches_add_up_to_the_batch(loss):
     for parts in (2, 4):
         pieces = [[[k] for k in chunk] for chunk in np.array_split(np.arange(8), parts)]
         found = [measured(objective, *laid_out(rows, bins)) for bins in pieces]
-        close(whole[0], jax.tree.map(lambda *x: sum(x), *(values for values, _ in found)))
+        total, denominator, metrics = jax.tree.map(lambda *x: sum(x), *(values for values, _ in found))
+        metrics |= {name: max(values[2][name] for values, _ in found) for name in objective.maxima}
+        close(whole[0], (total, denominator, metrics))
         close(whole[1][whole[1] != 0], np.concatenate([gradient[gradient != 0] for _, gradient in found]))
 
 
@@ -334,12 +348,21 @@ def test_on_policy_the_loss_of_a_group_is_0_and_its_gradient_is_not():
     assert metrics["ratio"] == pytest.approx(denominator) and metrics["clip_low_frac"] == metrics["clip_high_frac"] == 0
 
 
-def test_without_beta_or_cap_neither_reference_nor_sampler_is_asked_for():
-    out, batch = laid_out(answers(), BINS, names=("old",))
-    grpo.make().loss(out, {}, batch)
-    for setting, missing in (({"beta": 0.1}, "logp_ref"), ({"importance_cap": 2.0}, "logp_sampler")):
-        with pytest.raises(KeyError, match=missing):
-            grpo.make(**setting).loss(out, {}, batch)
+def test_without_beta_no_reference_is_asked_for():
+    out, batch = laid_out(answers(), BINS, names=("old", "sampler"))
+    grpo.make(importance_cap=2.0).loss(out, {}, batch)
+    with pytest.raises(KeyError, match="logp_ref"):
+        grpo.make(beta=0.1).loss(out, {}, batch)
+
+
+def test_the_largest_gap_to_the_sampler_is_of_tokens_with_a_weight_alone():
+    rows = answers()
+    rows[3] = dataclasses.replace(rows[3], sampler=rows[3].old - 7.0)
+    (_, denominator, metrics), _ = measured(grpo.make(), *laid_out(rows, BINS))
+    assert float(metrics["sampler_gap_max"]) == pytest.approx(7.0) and 0 < metrics["sampler_gap"] < 7.0 * denominator
+    rows[3] = dataclasses.replace(rows[3], weight=0.0)
+    (_, _, metrics), _ = measured(grpo.make(), *laid_out(rows, BINS))
+    assert 0 < metrics["sampler_gap_max"] < 7.0 and {"sampler_gap_max"} == grpo.make().maxima
 
 
 def test_near_the_reference_k3_keeps_its_digits_in_float32():
@@ -371,7 +394,9 @@ def test_a_clip_bound_of_none_is_the_losss_own(loss):
 
 def test_every_keyword_has_a_default_that_a_config_can_show():
     found = plugins.defaults("objective", "grpo")
-    assert grpo.make(**found) == grpo.make() == plugins.make("objective", "grpo")
+    own = {name: None for name, value in found.items() if isinstance(value, type)}
+    assert own == {"clip_low": None, "clip_high": None}, "a number that may be left out is shown as its type"
+    assert grpo.make(**found | own) == grpo.make() == plugins.make("objective", "grpo")
     assert found["loss"] == "grpo" and found["rewards"] == ("agreement",) and len(found) == 18
 
 

@@ -169,6 +169,25 @@ def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
     assert (tmp_path / "run" / "student" / "mine.txt").exists()
 
 
+def test_curves_and_texts_are_those_of_the_seed_and_of_students_that_wrote(tmp_path):
+    lines = [
+        {"stage": stage, "step": step, "reward": reward, "loss": 1.0}
+        for stage in ("seed 3 teach ntf", "teach ntf", "seed 3 teach naive")
+        for step, reward in enumerate((0.5, 0.75) if stage == "seed 3 teach ntf" else (0.0, 0.0))
+    ]
+    lines.insert(1, {"stage": "seed 3 teach ntf", "step": 9, "loss": 1.0})  # the second step of a round
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "runs.json").write_text(json.dumps({"seed 3 teach ntf": "teach-1", "seed 3 teach naive": "teach-2"}))
+    for folder in ("teach-1", "teach-2"):
+        (tmp_path / "store" / folder).mkdir(parents=True)
+    (tmp_path / "store" / "teach-1" / "completions.json").write_text(json.dumps([{"round": 0}]))
+    found = main.read_learning(str(tmp_path), str(tmp_path / "store"), "seed 3 ", ("naive", "ntf", "gold"))
+    assert set(found) == {"ntf"} and found["ntf"].rounds == [{"round": 0}]
+    assert found["ntf"].curves == {"reward": [(0, 0.5), (1, 0.75)]}
+    (tmp_path / "metrics.jsonl").unlink()
+    assert main.read_learning(str(tmp_path), str(tmp_path / "store"), "seed 3 ", ("ntf",))["ntf"].curves == {}
+
+
 def test_progress_leaves_standard_output_to_the_table(capsys):
     main.say("half way")
     assert tuple(capsys.readouterr()) == ("", "half way\n")

@@ -49,11 +49,12 @@ def subprocess_of_two_devices(*arguments) -> str:
     return done.stdout
 
 
-def split_toy(interface="choice"):
+def split_toy(interface="choice", objective="sft"):
     """The toy over two devices, with adapters on parameters of half the size."""
-    config = toy.get_config(f"interface={interface}")
+    config = toy.get_config(f"interface={interface},objective={objective}")
     config.mesh.fsdp = 2
-    config.student.training.update(lora_rank=2, accumulation=2)
+    config.student.training.update(lora_rank=2, accumulation=2 if objective == "sft" else 1)
+    config.student.training.shape.row_length = 32 if objective == "sft" else 8  # one answer fills a row, as is planned
     config.student.param_dtype = config.teacher.param_dtype = "bfloat16"
     return config
 
@@ -102,14 +103,14 @@ def test_a_small_config_is_planned_and_its_bytes_are_those_of_the_real_arrays():
         assert real == planned > 0
 
 
-def run_as_planned(folder, interface) -> None:
+def run_as_planned(folder, interface, objective) -> None:
     """Runs the toy on two simulated devices; says of each planned program whether just that was called."""
     from w2s_jax import choosing, features, pipeline, slots
     from w2s_jax.store import Store
-    from w2s_jax.student import trainer
+    from w2s_jax.student import online, trainer
     from w2s_jax.tasks.asking import Asked
 
-    config = split_toy(interface)
+    config = split_toy(interface, objective)
     config.select.n = 10  # the toy finishes few free answers
     config.methods = ("naive",)
     for section in (*config.pretrain.values(), config.student):
@@ -137,6 +138,7 @@ def run_as_planned(folder, interface) -> None:
         (choosing, "continuation_logp"),
         (slots, "read"),
         (slots, "write"),
+        (online, "rescored"),
     ):
         record(module, name)
     planned = {phase.name: phase for phase in phases.phases(config, jax.devices())}
@@ -163,15 +165,17 @@ def run_as_planned(folder, interface) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interface", ["choice", "free"])
-def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, tmp_path):
-    said = subprocess_of_two_devices("--run", str(tmp_path), interface)
+@pytest.mark.parametrize("interface, objective", [("choice", "sft"), ("free", "sft"), ("choice", "grpo")])
+def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, objective, tmp_path):
+    said = subprocess_of_two_devices("--run", str(tmp_path), interface, objective)
     judged = dict(line.split(": ") for line in said.splitlines() if line.endswith((": True", ": False")))
     names = ["pretrain weak", "pretrain strong", "observe teacher", "teach student", "compiler"]
     if interface == "choice":
         names += ["answer teacher", "score student", "answer in texts"]
     else:
         names += [f"{stage} ({part})" for stage in ("answer teacher", "score student") for part in ("read", "write")]
+    if objective == "grpo":
+        names += [f"teach student ({part})" for part in ("read", "write", "rescore")]
     assert judged == dict.fromkeys(names, "True"), said
 
 

@@ -52,13 +52,22 @@ def _write(folder, trials, **more):
     return report.write(folder, rows=rows, summary=recovery.summarise(trials), audits=trials[0].audits, **more)
 
 
+def _learning(text="a <b>bold</b> answer & more"):
+    def group(number, reward):
+        answers = [{"text": f"{text} {number}", "final": "7", "reward": reward}, {"text": "?", "final": "", "reward": 0.0}]
+        return {"round": number, "question": f"<q{number}>", "wanted": f"w{number}", "answers": answers}
+
+    curves = {"reward": [(0, 0.25), (1, 0.5), (2, 0.875)], "sampler_gap_max": [(0, 1e-6), (1, 2e-6), (2, 3e-6)]}
+    return report.Learning(curves, [group(0, 0.0), group(4, 0.5), group(9, 1.0)])
+
+
 def _files(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        _write(tmp_path / name, _trials(), context={"config": "lr: 1e-4"})
+        _write(tmp_path / name, _trials(), learning={"ntf": _learning()}, context={"config": "lr: 1e-4"})
     one, two = _files(tmp_path / "one"), _files(tmp_path / "two")
     assert one == two
     assert set(one) == {
@@ -69,6 +78,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
         "data/reliability.csv",
         "data/trust.csv",
         "data/purity.csv",
+        "data/learning.csv",
     }
 
 
@@ -107,6 +117,28 @@ def test_the_page_asks_for_nothing_over_the_network(tmp_path):
     for link in re.findall(r'href="([^"#]+)"', page):
         assert (tmp_path / link).exists(), link
     assert "<script" not in page and "<img" not in page
+
+
+def test_what_students_wrote_is_shown_of_the_first_and_the_last_round_and_never_as_markup(tmp_path):
+    page = _write(tmp_path, _trials(1), learning={"ntf": _learning()}).read_text()
+    assert "<b>bold</b>" not in page and "a &lt;b&gt;bold&lt;/b&gt; answer &amp; more 0" in page
+    for number in (0, 9):
+        assert f"&lt;q{number}&gt;" in page and f"<b>w{number}</b>" in page and f"Round {number}<" in page
+    assert "w4" not in page and "<td>7</td><td>1</td>" in page and "<td>?</td><td>–</td><td>0</td>" in page
+    plain = _write(tmp_path / "plain", _trials(1)).read_text()
+    assert page.count("<svg") == plain.count("<svg") + 2 and "while they learnt" not in plain
+    assert (tmp_path / "data/learning.csv").read_text().splitlines() == [
+        "method,curve,step,value",
+        *(f"ntf,reward,{step},{value}" for step, value in ((0, "0.25"), (1, "0.5"), (2, "0.875"))),
+        *(f"ntf,sampler_gap_max,{step},{step + 1}e-06" for step in range(3)),
+    ]
+    assert 'href="data/learning.csv"' in page and not (tmp_path / "plain/data/learning.csv").exists()
+
+
+def test_a_student_whose_curves_are_elsewhere_is_shown_without_them(tmp_path):
+    page = _write(tmp_path, _trials(2), learning={"ntf": report.Learning({}, _learning().rounds[:1])}).read_text()
+    assert "No curves of NTF: the student was taught in another workdir." in page and page.count("Round 0<") == 1
+    assert "Of one seed, the last." in page
 
 
 def test_the_page_states_every_verdict_and_what_was_run(tmp_path):

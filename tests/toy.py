@@ -55,7 +55,7 @@ def make(*, seed: int, num_source=60, num_target=60, num_test=40, target_gold="t
 
 def get_config(arg=None):
     """All methods of the quickstart, in seconds."""
-    given = base.words(arg, target_gold="true", interface="choice", seeds=1)
+    given = base.words(arg, target_gold="true", interface="choice", seeds=1, objective="sft")
     c = base.get_config()
     c.name = "toy"
     c.seeds = tuple(range(given["seeds"]))
@@ -72,6 +72,9 @@ def get_config(arg=None):
     c.student.training.shape = base.shape(row_length=32, batch_rows=4, max_segments=5)
     c.trust.neural.update(width=16, blocks=1, epochs=3, batch_rows=16)
     c.select.n = 20
+    c.student.objective = given["objective"]
+    c.student.grpo.update(group_size=4, questions=5, max_new_tokens=2, inner_steps=2, beta=0.01)  # 8 rounds
+    c.student.num_slots = 16
     return c
 
 

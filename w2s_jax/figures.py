@@ -163,6 +163,23 @@ def purity(audits: Mapping[str, Audit], *, narrow: bool = False) -> str:
     return out[0]
 
 
+def curve(key: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Draws a quantity of training against the step, one line for each method."""
+    with _canvas(f"curve-{key}", (2.35, 1.75), f"{key} by step of {', '.join(map(name, lines))}") as (figure, out):
+        axes = figure.add_axes((0.2, 0.2, 0.77, 0.75))
+        for method, points in lines.items():
+            step, value = np.array(points, float).T
+            axes.plot(step, value, color=colour(method), lw=1.6, solid_capstyle="round")
+            axes.scatter(step[-1:], value[-1:], s=10, color=colour(method), zorder=3)
+        axes.margins(x=0.02, y=0.1)
+        axes.locator_params(nbins=4)
+        axes.set_xlabel("step", color=QUIET, labelpad=1)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        axes.set_axisbelow(True)
+        _strip(axes, "bottom")
+    return out[0]
+
+
 _GUIDES = ("base", "gt", "teacher_accuracy")
 
 

@@ -316,7 +316,9 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
             f"recover.alpha={config.recover.alpha}, recover.margin={config.recover.margin}: allowed are an alpha between 0 and "
             "0.5 and a margin above 0; change them in the config"
         )
-    plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
+    objective = plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
+    if isinstance(objective, OnPolicy):
+        online.refuse(training_of(config.student.training))
     plugins.resolve("task", config.tasks.name)
     mesh = mesh or sharding.make_mesh(**config.mesh)
     for section in (config.teacher, config.student, *config.pretrain.values()):

@@ -29,7 +29,26 @@ from w2s_jax.types import Audit, Recovery
 VERSION = "1"
 
 DAGGER = "†"
+CURVES = {
+    "reward": "reward, mean over the answers of a round",
+    "zero_variance_frac": "share of groups whose answers are all worth the same",
+    "completion_tokens": "tokens of an answer, mean",
+    "sampler_gap_max": "largest gap between sampler and trainer, nats",
+}
 LEGEND = f"{DAGGER} its student saw gold labels of the target: a ceiling or a control, not a method"
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """How a student learnt from what it wrote.
+
+    Attributes:
+        curves: by name (those of `CURVES` are shown), step and value of each round; empty where they were logged elsewhere.
+        rounds: groups of answers in order, as `student.online.completions` gives them.
+    """
+
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    rounds: Sequence[Mapping[str, Any]]
 
 
 def write(
@@ -38,6 +57,7 @@ def write(
     rows: Sequence[Recovery],
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
+    learning: Mapping[str, Learning] | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -47,6 +67,7 @@ def write(
         folder: where to, made if it is missing; files of an earlier report are replaced.
         rows, summary: from `recovery.recover` and `recovery.summarise`.
         audits: by method, of one seed; the trust figures show those of methods that saw no gold labels.
+        learning: by method, of one seed, where students learnt from what they wrote.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
@@ -54,10 +75,10 @@ def write(
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
     (folder / "recovery.md").write_text(to_markdown(summary, audits, title))
-    for name, text in _data(summary, audits).items():
+    for name, text in _data(summary, audits, learning or {}).items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, context or {}, title))
+    page.write_text(to_html(rows, summary, audits, learning or {}, context or {}, title))
     return page
 
 
@@ -122,6 +143,7 @@ def to_html(
     rows: Sequence[Recovery],
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
+    learning: Mapping[str, Learning],
     context: Mapping[str, str],
     title: str,
 ) -> str:
@@ -132,11 +154,12 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
+    body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
     if context:
         parts = "".join(f"<details><summary>{_e(k)}</summary><pre>{_e(v)}</pre></details>" for k, v in context.items())
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
-    files = ["recovery.json", "recovery.md", *(f"data/{name}" for name in _data(summary, audits))]
+    files = ["recovery.json", "recovery.md", *(f"data/{name}" for name in _data(summary, audits, learning))]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return _PAGE.format(title=_e(title), body="\n".join(body))
 
@@ -223,6 +246,47 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
         )
     out += [f'<p class="note"><b>{_e(", ".join(names))}</b>: {_e(reason)}.</p>' for reason, names in untold.items()]
     return "".join(out) + "</section>"
+
+
+def _learning_section(learning: Mapping[str, Learning], several: bool) -> str:
+    if not learning:
+        return ""
+    out = ["<section><h2>What the students wrote while they learnt</h2>"]
+    if several:
+        out.append('<p class="note">Of one seed, the last.</p>')
+    drawn = {name: {key: one.curves[name] for key, one in learning.items() if one.curves.get(name)} for name in CURVES}
+    cards = "".join(
+        f"<div><h4>{_e(CURVES[name])}</h4>{figures.curve(name, lines)}</div>" for name, lines in drawn.items() if lines
+    )
+    if cards:
+        keys = " ".join(
+            f'<span class="dot" style="background:{figures.colour(key)}"></span>&nbsp;{_e(figures.name(key))}'
+            for key in dict.fromkeys(key for lines in drawn.values() for key in lines)
+        )
+        out.append(
+            _figure(
+                f'<div class="cards">{cards}</div>',
+                "<b>Learning by reward.</b> In a round the student writes a group of answers to each of some questions; the"
+                " reward says which agree with the label that is taught. A group whose answers are all worth the same teaches"
+                f" nothing. {keys}",
+            )
+        )
+    if away := [figures.name(key) for key, one in learning.items() if not one.curves]:
+        out.append(f'<p class="note">No curves of {_e(", ".join(away))}: the student was taught in another workdir.</p>')
+    for key, one in learning.items():
+        ends = [one.rounds[0], one.rounds[-1]][: len(one.rounds)]
+        told = "".join(
+            f"<h4>Round {_e(group['round'])}</h4><p>Asked: {_e(group['question'])}<br>Taught: <b>{_e(group['wanted'])}</b></p>"
+            + _table(["what it wrote", "read as", "reward"], [_written(answer) for answer in group["answers"]], "numbers texts")
+            for group in ends
+        )
+        if told:
+            out.append(f"<details><summary>{_e(figures.name(key))}: its first and last rounds</summary>{told}</details>")
+    return "".join(out) + "</section>"
+
+
+def _written(answer: Mapping[str, Any]) -> list[str]:
+    return [answer["text"], answer["final"] or "–", f"{answer['reward']:.3g}".replace("-", "−")]
 
 
 def _trust_table(shown: Mapping[str, Audit]) -> tuple[list[str], list[list[str]]]:
@@ -398,7 +462,7 @@ def _plain(value: Any) -> Any:
     return round(float(value), 6) + 0.0 if isinstance(value, float | np.floating) else value
 
 
-def _data(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> dict[str, str]:
+def _data(summary: Sequence[Summary], audits: Mapping[str, Audit], learning: Mapping[str, Learning]) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
     drawn = [
@@ -422,6 +486,14 @@ def _data(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> dict[str, 
         lines = [[key, *line] for key, a in shown.items() for line in getattr(a, field).tolist()]
         if lines:
             files[name] = _csv(["method", *head], lines)
+    steps = [
+        [key, name, step, float(value)]
+        for key, one in learning.items()
+        for name in CURVES
+        for step, value in one.curves.get(name, ())
+    ]
+    if steps:
+        files["learning.csv"] = _csv(["method", "curve", "step", "value"], steps)
     return files
 
 
@@ -531,6 +603,7 @@ th:first-child, td:first-child {{ text-align: left; padding-left: 0; position: s
 .ci {{ color: var(--quiet); }}
 .stacked .ci {{ display: block; font-size: .78rem; line-height: 1.25; }}
 .stacked td {{ vertical-align: top; }}
+.texts td:first-child {{ white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12rem; }}
 .plain li {{ margin: .3rem 0; }}
 dt {{ font-weight: 600; margin-top: .8rem; }}
 dd {{ margin: .1rem 0 0; color: var(--quiet); }}

@@ -43,14 +43,15 @@ def get_config(arg=None):
 def by_reward(c):
     """The student writes answers of one word, and learns from which of them agree with the trusted weak answer.
 
-    What it never writes it can never learn, so its corpus leaves it in doubt about tongue and slip.
+    What it never writes it can never learn, so its corpus leaves it in doubt about tongue and slip. A higher rate (1e-3) lets
+    NTF's student forget the kind of question that its labels leave out.
     """
     c.name += "_grpo"
-    c.tasks.loose = True
+    c.tasks.update(loose=True, slip_frac=0.4)
     c.student.objective = "grpo"
     c.student.grpo.update(group_size=8, questions=64, max_new_tokens=1)
     c.student.num_slots = 512
-    c.student.training.update(epochs=1.0, lr=3e-4)
+    c.student.training.update(epochs=3.0, lr=5e-4)
     c.student.training.shape = base.shape(row_length=64, batch_rows=16, max_segments=8)
 
 

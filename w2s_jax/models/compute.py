@@ -1,6 +1,7 @@
 """How a model computes, apart from what it is: number format, attention back end, rematerialisation, devices."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -55,13 +56,19 @@ class Compute:
 
         It is in this format, and repeated over the fsdp axis: gathering weights for every token would cost more than computing.
         """
-        places = None
-        if self.mesh.size > 1:
-            shapes = jax.eval_shape(lambda tree: decoder.unstack(config, tree), tree)
-            places = sharding.param_shardings(shapes, self.mesh, whole_over=("fsdp",))
-        return jax.jit(lambda tree: decoder.unstack(config, tree, jnp.dtype(self.dtype)), out_shardings=places)(tree)
+        mesh = self.mesh if self.mesh.size > 1 else None
+        return _unstacked(tree, config=config, dtype=jnp.dtype(self.dtype), mesh=mesh)
 
     def place_rows(self, tree: Any, axis: int = 0) -> Any:
         """Splits the rows (along `axis`) of host arrays over the data and fsdp axes."""
         spec = PartitionSpec(*[None] * axis, *sharding.ROWS)
         return processes.place(tree, NamedSharding(self.mesh, spec))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "mesh"))
+def _unstacked(tree, *, config: DecoderConfig, dtype, mesh: Mesh | None):
+    """One program for all trees of a shape: a student that learns from what it writes is unstacked in every round."""
+    tree = decoder.unstack(config, tree, dtype)
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, sharding.param_shardings(tree, mesh, whole_over=("fsdp",)))

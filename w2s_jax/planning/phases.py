@@ -5,10 +5,12 @@
                `slots.read` (prompts) and `slots.write`
     observe    `features.gathered`
     calibrate  `neural.train`, on one device
-    teach      `trainer.train_step`
+    teach      `trainer.train_step`; where a student learns from what it writes, before it `sampling.read`, `sampling.write` and
+               `online.rescored` (old and reference log-probabilities)
     score      as `answer`, of the student
 
-What a plan cannot know without data stands in `SOURCE_ROWS` and `NUM_OPTIONS`; neither weighs much.
+What a plan cannot know without data stands in `SOURCE_ROWS` and `NUM_OPTIONS`; neither weighs much. Of a round of answers it
+takes the most: prompts as long as fit, and as many micro-batches as answers fill that have a device row each.
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
-from w2s_jax.student import Objective, trainer
+from w2s_jax.student import Objective, OnPolicy, online, trainer
 from w2s_jax.trust import neural
 from w2s_jax.types import Answers, Lesson, Question, Ragged
 
@@ -94,13 +96,17 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
     found.append(observe(config, shapes[config.teacher.model], mesh))
     if any(row.trust == "neural" and not row.reused for row in rows):
         found.append(calibrate(config, shapes[config.teacher.model], mesh))
-    objective = plugins.make(
-        "objective", config.student.objective, **pipeline.keywords_of(config.student, config.student.objective)
-    )
+    objective = objective_of(config)
     student = shapes[config.student.model]
-    found.append(train("teach student", "student", config.student, objective, student, mesh, config.student.param_dtype))
+    found += teach(config, objective, student, mesh)
     found += answer("score student", "student", config, student, mesh, interface)
     return found
+
+
+def objective_of(config: ConfigDict) -> Objective | OnPolicy:
+    """How the student learns."""
+    word = config.student.objective
+    return plugins.make("objective", word, **pipeline.keywords_of(config.student, word))
 
 
 def interface_of(config: ConfigDict) -> str:
@@ -148,7 +154,12 @@ def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, me
     settings = config[section]
     params = params_of(shape, mesh, settings.param_dtype)
     if interface != "choice":
-        return writing(name, section, settings, shape, params, mesh)
+        how = pipeline.writing_of(settings)
+        amounts = {"num_samples": how["num_samples"], "max_new_tokens": how["max_new_tokens"]}
+        row_length = settings.shape.row_length
+        return writing(
+            name, section, settings, shape, params, mesh, Drawing(**how["drawing"]), row_length=row_length, **amounts
+        )
     device = device_shape(f"{section}.shape", settings.shape, mesh)
     model = compute_of(settings, mesh).model(shape)
     empty = Ragged.of([], np.int32)
@@ -162,18 +173,39 @@ def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, me
     return [Phase(name, section, program, (params, split_rows(batch, mesh)), {"model": model})]
 
 
-def writing(name: str, section: str, settings: ConfigDict, shape: DecoderConfig, params: Any, mesh: Mesh) -> list[Phase]:
-    """A model writes: the longest prompts that fit are read, and tokens are written at the full length of the cache."""
-    drawing = Drawing(**pipeline.writing_of(settings)["drawing"])
+def writing(
+    name: str,
+    section: str,
+    settings: ConfigDict,
+    shape: DecoderConfig,
+    params: Any,
+    mesh: Mesh,
+    drawing: Drawing,
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    row_length: int,
+    adapters: Any = None,
+    lora_scale: float = 0.0,
+    beside: Any = (),
+) -> list[Phase]:
+    """A model writes: the longest prompts that fit are read, and tokens are written at the full length of the cache.
+
+    `beside`: what else lies on the devices meanwhile.
+    """
     compute = compute_of(settings, mesh, dtype=settings.decode_dtype)
-    model = compute.model(shape)
+    model = compute.model(shape, lora_scale=lora_scale)
     refuse_uneven(f"{section}.num_slots", settings.num_slots, mesh)
-    longest = sampling.longest_prompt(shape, settings.shape.row_length, settings.max_new_tokens)
-    num_read = sampling.read_together(settings.num_slots, settings.num_samples, compute)
-    unstacked = jax.eval_shape(functools.partial(decoder.unstack, shape, dtype=model.dtype), params)
-    unstacked = placed(unstacked, mesh, whole_over=("fsdp",))
+    longest = sampling.longest_prompt(shape, row_length, max_new_tokens)
+    num_read = sampling.read_together(settings.num_slots, num_samples, compute)
+
+    def unstacked(tree):
+        flat = jax.eval_shape(functools.partial(decoder.unstack, shape, dtype=model.dtype), tree)
+        return None if tree is None else placed(flat, mesh, whole_over=("fsdp",))
+
+    weights = (unstacked(params), unstacked(adapters))
     prompts = split_rows((shaped((num_read, sampling.room(longest)), jnp.int32), shaped((num_read,), jnp.int32)), mesh)
-    num_cached = sampling.room(longest + settings.max_new_tokens)
+    num_cached = sampling.room(longest + max_new_tokens)
     sizes = {"config": shape, "num_rows": settings.num_slots, "num_slots": num_cached, "dtype": model.dtype, "mesh": None}
     state = jax.eval_shape(functools.partial(slots.empty, **sizes))
     place = sharding.cache_sharding(shape.num_kv_heads, mesh)
@@ -182,9 +214,10 @@ def writing(name: str, section: str, settings: ConfigDict, shape: DecoderConfig,
     halted = split_rows(shaped((settings.num_slots,), jnp.bool_), mesh)
     drawn = (shaped((), jnp.int32), shaped((1,), jnp.int32), jax.eval_shape(jax.random.key, 0))
     static = {"model": model, "drawing": drawing, "num_steps": sampling.STEPS}
+    reading = Phase(f"{name} (read)", section, slots.read, (*weights, *prompts), {"model": model}, (params, beside, state))
     return [
-        Phase(f"{name} (read)", section, slots.read, (unstacked, None, *prompts), {"model": model}, beside=(params, state)),
-        Phase(f"{name} (write)", section, slots.write, (unstacked, None, state, halted, *drawn), static, beside=params),
+        reading,
+        Phase(f"{name} (write)", section, slots.write, (*weights, state, halted, *drawn), static, (params, beside)),
     ]
 
 
@@ -215,8 +248,49 @@ def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     return Phase("calibrate head", "trust.neural", neural.train, arguments, static)
 
 
+def teach(config: ConfigDict, objective: Objective | OnPolicy, shape: DecoderConfig, mesh: Mesh) -> list[Phase]:
+    """The student learns: from the lesson, or from what it writes itself."""
+    settings = config.student
+    step = train("teach student", "student", settings, objective, shape, mesh, settings.param_dtype)
+    if not isinstance(objective, OnPolicy):
+        return [step]
+    training, (state, _, batches, _) = pipeline.training_of(settings.training), step.arguments
+    if training.lora_rank:
+        params, adapters, beside = params_of(shape, mesh, settings.param_dtype), state.learnt["model"], state
+    else:  # what training started from stays loaded
+        params, adapters, beside = state.learnt["model"], None, (state.moments, step.beside)
+    writes = writing(
+        step.name,
+        "student",
+        settings,
+        shape,
+        params,
+        mesh,
+        Drawing(objective.temperature),
+        num_samples=objective.group_size,
+        max_new_tokens=objective.max_new_tokens,
+        row_length=min(settings.shape.row_length, settings.training.shape.row_length),
+        adapters=adapters,
+        lora_scale=training.lora_scale,
+        beside=beside,
+    )
+    if objective.inner_steps == 1 and not objective.beta:
+        return [*writes, step]
+    # The reference has no adapters; what came before the round's updates has, and weighs more.
+    batch = jax.tree.map(lambda x: shaped(x.shape[1:], x.dtype), batches.replace(extra={}))
+    arguments = (params, adapters if objective.inner_steps > 1 else None, split_rows(batch, mesh))
+    static = {"model": step.settings["model"], "temperature": objective.temperature}
+    return [*writes, Phase(f"{step.name} (rescore)", "student", online.rescored, arguments, static, beside), step]
+
+
 def train(
-    name: str, section: str, settings: ConfigDict, objective: Objective, shape: DecoderConfig, mesh: Mesh, param_dtype: str
+    name: str,
+    section: str,
+    settings: ConfigDict,
+    objective: Objective | OnPolicy,
+    shape: DecoderConfig,
+    mesh: Mesh,
+    param_dtype: str,
 ) -> Phase:
     """One step of a training."""
     training = pipeline.training_of(settings.training)
@@ -229,8 +303,12 @@ def train(
     state = trainer.TrainState(
         learnt, jax.eval_shape(functools.partial(trainer.moments, optimizer=training.optimizer, mesh=None), learnt)
     )
-    one = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0)).batch(0)
-    batches = jax.tree.map(lambda x: np.broadcast_to(x, (training.accumulation, *x.shape)), one)
+    if isinstance(objective, OnPolicy):
+        one, num_batches = online.vacant(objective, device), online.most_batches(objective, device)
+    else:
+        lesson_plan = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0))
+        one, num_batches = lesson_plan.batch(0), training.accumulation
+    batches = jax.tree.map(lambda x: np.broadcast_to(x, (num_batches, *x.shape)), one)
     arguments = (
         trainer.TrainState(placed(state.learnt, mesh), placed(state.moments, mesh)),
         params if static["adapters"] else {},

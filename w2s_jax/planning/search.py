@@ -18,8 +18,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from w2s_jax.planning.budget import Budget, budget, device_bytes
-from w2s_jax.planning.phases import Phase, phases
+from w2s_jax.planning.phases import Phase, objective_of, phases
 from w2s_jax.planning.topology import Topology
+from w2s_jax.student import OnPolicy
 
 MAX_COMPILED = 40  # programs that a search compiles before it gives up
 Change = Mapping[str, Any]
@@ -119,8 +120,10 @@ def remats(config: ConfigDict, section: str) -> list[Change]:
 
 
 def micro_batches(config: ConfigDict, section: str) -> list[Change]:
-    """Smaller ones, and more of them to a step."""
+    """Smaller ones, and more of them to a step; a round of answers fills as many as it needs."""
     training = at(config, section).training
+    if section == "student" and isinstance(objective_of(config), OnPolicy):
+        return [{f"{section}.training.shape.batch_rows": rows} for rows in halves(training.shape.batch_rows)]
     return [
         {
             f"{section}.training.shape.batch_rows": rows,

@@ -34,7 +34,6 @@ from w2s_jax.types import Gold, Question
 
 VERSION = "1"
 TEST_SEED = 2606  # every seed of a run is scored on the same test stories, so that seeds and questions are crossed
-SLIP_FRAC = 0.3  # of loose rows
 HOURS = 10
 HOME = "keld"
 CIVIC = ("arden", "brill", "corby", "dover")  # each has a tongue of its own
@@ -97,8 +96,8 @@ class Arithmetic:
 
     interface = "choice"
 
-    def __init__(self, seed: int, sizes: dict[str, int], earlier_frac: float, loose: bool):
-        self._seed, self._loose = seed, loose
+    def __init__(self, seed: int, sizes: dict[str, int], earlier_frac: float, loose: bool, slip_frac: float):
+        self._seed, self._loose, self._slip_frac = seed, loose, slip_frac
         rng = np.random.default_rng(seed)
         test = _draw(np.random.default_rng(TEST_SEED), sizes["test"], earlier_frac)
         others = {part: size for part, size in sizes.items() if part != "test"}
@@ -134,7 +133,7 @@ class Arithmetic:
         civic = self._strong_place < len(CIVIC)
         if self._loose:
             rng = np.random.default_rng((self._seed, len(stories)))
-            own, slips = rng.integers(len(TONGUES), size=len(stories)), ~civic & (rng.random(len(stories)) < SLIP_FRAC)
+            own, slips = rng.integers(len(TONGUES), size=len(stories)), ~civic & (rng.random(len(stories)) < self._slip_frac)
         else:
             own, slips = self._mother[stories.name], np.zeros(len(stories), bool)
         tongue = np.where(civic, self._strong_place, own)
@@ -205,6 +204,7 @@ def make(
     num_strong: int = 24000,
     earlier_frac: float = 0.6,
     loose: bool = False,
+    slip_frac: float = 0.3,
 ) -> Arithmetic:
     """Makes the task.
 
@@ -215,6 +215,7 @@ def make(
         earlier_frac: share of stories with the direction `earlier`, above 0 and below 1; 0.45 of these wrap.
         loose: whether people in mixed places answer the strong corpus in any tongue, now and then with the slip, rather than
             rightly in their mother's: a student of it doubts, and so explores when it is asked to write.
+        slip_frac: share of the mixed places' rows that are answered with the slip, from 0 to 1; for `loose` ones only.
 
     Raises:
         ValueError: a size below 1, more rows than half of the stories that exist, or a fraction out of range.
@@ -225,4 +226,6 @@ def make(
         raise ValueError(f"task 'arithmetic' has sizes {sizes}: each must be at least 1, and their sum at most {most}")
     if not 0 < earlier_frac < 1:
         raise ValueError(f"earlier_frac is {earlier_frac}: it must lie between 0 and 1, both excluded")
-    return Arithmetic(seed, sizes, earlier_frac, loose)
+    if not 0 <= slip_frac <= 1:
+        raise ValueError(f"slip_frac is {slip_frac}: it must lie from 0 to 1")
+    return Arithmetic(seed, sizes, earlier_frac, loose, slip_frac)
