@@ -5,7 +5,7 @@
                `slots.read` (prompts) and `slots.write`
     observe    `features.gathered`
     calibrate  `neural.train`, on one device
-    teach      `trainer.train_step`; where a student learns from what it writes, before it `sampling.read`, `sampling.write` and
+    teach      `trainer.train_step`; where a student learns from what it writes, before it `slots.read`, `slots.write` and
                `online.rescored` (old and reference log-probabilities)
     score      as `answer`, of the student
 
