@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bench
+from experiments import bench, turns
 from experiments import main as cli
 from tests import tiny, toy
 from w2s_jax.models import decoder
@@ -44,7 +44,7 @@ def test_a_bench_runs_and_its_contestants_agree(name, num_peers, config, capsys)
 def test_turns_alternate_and_the_first_does_not_count():
     order = []
     contestants = {"ours": lambda: order.append("a") or 1, "theirs": lambda: order.append("b") or 2}
-    seconds, results = bench.take_turns(contestants, repeats=2)
+    seconds, results = turns.take_turns(contestants, repeats=2)
     assert order == list("ababab") and results == {"ours": 1, "theirs": 2}
     assert [len(each) for each in seconds.values()] == [2, 2]
 
