@@ -1,6 +1,6 @@
 """A peer in a process and an environment of its own, whose packages need not go together with ours.
 
-The environment is made once, below the user's cache folder; its jax is of our version, so that both sides have the same
+The environment is made once, below ~/.cache/w2s_jax; its jax is of our version, so that both sides have the same
 compiler.
 """
 
@@ -23,7 +23,7 @@ def environment() -> pathlib.Path:
     Raises:
         ValueError: pip cannot install it.
     """
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    cache = pathlib.Path.home() / ".cache"
     jax, version = metadata.version("jax"), f"{sys.version_info.major}.{sys.version_info.minor}"
     folder = cache / "w2s_jax" / f"tunix-{TUNIX}-jax-{jax}-python-{version}"
     python, done = folder / "bin" / "python", folder / "installed"
@@ -51,9 +51,11 @@ class Tunix:
         return self
 
     def __exit__(self, *exc) -> None:
-        self.process.stdin.close()
         try:
+            self.process.stdin.close()
             self.process.wait(timeout=30)
+        except BrokenPipeError:
+            self.process.wait()
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -64,9 +66,12 @@ class Tunix:
         Raises:
             ValueError: the peer ended; what it had to say is on standard error.
         """
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
             raise ValueError("the tunix peer ended, see above; --notunix leaves it out")
         return json.loads(line)
