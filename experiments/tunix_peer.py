@@ -134,7 +134,7 @@ class Peer:
                 role_to_mesh=dict.fromkeys(roles, self.mesh), training_config=training, rollout_config=rollout
             ),
         )
-        written = []
+        written: list[int] = []
 
         def reward(prompts, completions, **_) -> list[float]:
             written.extend(len(text.split()) for text in completions)
