@@ -5,7 +5,7 @@ at temperature 1 from the same float32 weights. Peers write batches of 16 rows; 
 only the wanted tokens count. Batches in order of arrival are what a user can have, and what the ratio is against. transformers
 is also told sorted by the length of the answers to come: nobody knows that beforehand, so it bounds what any batching of whole
 rows could reach. transformers' continuous batching (`generate_batch`) writes the same tokens but is made for GPUs: with its
-defaults it wrote 4 tokens/s on two CPU cores, so it is left out.
+defaults it wrote about 4 tokens/s on two busy CPU cores, so it is left out.
 
 `grpo`: a step of 2 questions with 8 answers of 64 tokens each, all parameters trained, no reference: write, reward, learn.
 Tokens are those of prompts and answers. The peer is tunix's GRPO learner; a turn of ours is a whole training of one step, which
