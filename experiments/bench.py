@@ -3,33 +3,37 @@
     python -m experiments.bench hidden --config=experiments/configs/world_knowledge.py \
         --config.tasks.root=DATA --config.teacher.model=DIR [--rows=200] [--repeats=5] [--json=FILE]
     python -m experiments.bench sft    ... --config.student.model=DIR
+    python -m experiments.bench decode ... --config.student.model=DIR [--prompts=FILE] [--notunix]
+    python -m experiments.bench grpo   ... --config.student.model=DIR --config.student.training.lora_rank=0 [--prompts=FILE]
 
 `hidden` is the teacher pass (stage observe); its peer is transformers. `sft` is LoRA training (stage teach); its peers are
 transformers + peft, and these on rows packed by TRL. Peers get the rows in order of arrival and sorted by length, both padded
-to the longest of a batch; the ratio is against the best of them. Contestants take turns, one pass over all rows each; the
-first turn (compilation, warm-up) does not count. Tokens are real ones, padding is not counted. On an accelerator the share of
-its own matmul ceiling that is used (MFU) is given too. The peers need `pip install -e '.[bench]'`.
+to the longest of a batch; the ratio is against the best of them. `decode` is writing and `grpo` a step of learning by what is
+written (`bench_writing.py`); their peers are transformers and google-tunix, which gets an environment of its own. Contestants
+take turns, one pass over all rows each; the first turn (compilation, warm-up) does not count. Tokens are real ones, padding is
+not counted. On an accelerator `hidden` and `sft` give the share of its own matmul ceiling that is used (MFU) too. The peers
+need `pip install -e '.[bench]'`.
 """
 
+import functools
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from absl import app, flags
 
+from experiments import bench_writing, result, turns
 from experiments import main as cli
-from experiments import result
 
 FLAGS = flags.FLAGS
 ROWS = flags.DEFINE_integer("rows", 200, "Questions of the target, drawn at random.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that count.", lower_bound=1)
 PEER_ROWS = flags.DEFINE_integer("peer_rows", 8, "Rows of a peer's batch.", lower_bound=1)
+PROMPTS = flags.DEFINE_string("prompts", "", "decode, grpo: lines of JSON with a `problem`, instead of the target's questions.")
+TUNIX = flags.DEFINE_bool("tunix", True, "decode: google-tunix takes part.")
 STILL = 0.0
 """The learning rate: every step is taken in full, but nothing moves, so that the loss of a pass is the same however its rows
 are batched, and shows that all contestants do the same work."""
@@ -71,7 +75,7 @@ def hidden(config) -> dict[str, Any]:
             return np.array(features.observe(lm, rollout, **kw))[:, 0]
 
     contestants = {"ours": ours, **peers().hidden(model.folder, token, rows=PEER_ROWS.value, dtype=section.dtype)}
-    seconds, results = take_turns(contestants, REPEATS.value)
+    seconds, results = turns.take_turns(contestants, REPEATS.value)
     for name, theirs in results.items():
         gap = np.abs(theirs - results["ours"]).max() / np.abs(theirs).max()
         cli.say(f"{name}: largest difference from ours {gap:.1e}")
@@ -132,7 +136,7 @@ def sft(config) -> dict[str, Any]:
             dtype=section.dtype,
         ),
     }
-    seconds, results = take_turns(contestants, REPEATS.value)
+    seconds, results = turns.take_turns(contestants, REPEATS.value)
     for name, loss in results.items():
         cli.say(f"{name}: mean loss {loss:.4f} over the pass")
         if abs(loss - results["ours"]) > 0.01 * results["ours"]:
@@ -144,7 +148,17 @@ def sft(config) -> dict[str, Any]:
     )
 
 
-BENCHES: Mapping[str, Callable[[Any], dict[str, Any]]] = {"hidden": hidden, "sft": sft}
+def written(bench: Callable[..., dict[str, Any]], config) -> dict[str, Any]:
+    """A bench of `bench_writing`, with this command's flags."""
+    return bench(config, prompts=PROMPTS.value, repeats=REPEATS.value, transformers=peers(), with_tunix=TUNIX.value)
+
+
+BENCHES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "hidden": hidden,
+    "sft": sft,
+    "decode": functools.partial(written, bench_writing.decode),
+    "grpo": functools.partial(written, bench_writing.grpo),
+}
 
 
 def one_pass(plan, shape) -> list:
@@ -186,40 +200,14 @@ def opened(config, who: str):
     return run, model, rows
 
 
-def take_turns(contestants: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of each contestant's counted turns, and what its last one returned."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    results = {}
-    for turn in range(repeats + 1):
-        for name, contestant in contestants.items():
-            time.sleep(0.5)  # the threads of the one before spin a while in wait of more work
-            began = time.perf_counter()
-            results[name] = contestant()
-            took = time.perf_counter() - began
-            cli.say(f"turn {turn} {name}: {took:.2f} s" + (" (does not count)" if not turn else ""))
-            if turn:
-                seconds[name].append(took)
-    return seconds, results
-
-
 def summary(bench: str, case: str, seconds: Mapping[str, Sequence[float]], tokens: int, flops_per_token: float, dtype: str):
-    """The JSON object; ratios are of medians."""
+    """The JSON object, with the share of the accelerator's own ceiling that is used."""
     import jax
 
-    speed = {name: [tokens / s for s in each] for name, each in seconds.items()}
-    median = {name: statistics.median(each) for name, each in speed.items()}
-    best = max(value for name, value in median.items() if name != "ours")
-    found = {
-        "bench": bench,
-        "case": case,
-        "ours": {"tokens_per_s": [round(v, 1) for v in speed["ours"]]},
-        "peers": {name: [round(v, 1) for v in each] for name, each in speed.items() if name != "ours"},
-        "ratio_best_peer": round(median["ours"] / best, 3),
-        "versions": {name: metadata.version(name) for name in ("jax", "flax", "torch", "transformers", "peft", "trl")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
+    found = turns.summary(bench, case, seconds, tokens)
     if jax.default_backend() != "cpu":
-        found["mfu"] = round(median["ours"] * flops_per_token / (matmul_ceiling(dtype) * jax.device_count()), 3)
+        median = statistics.median(found["ours"]["tokens_per_s"])
+        found["mfu"] = round(median * flops_per_token / (matmul_ceiling(dtype) * jax.device_count()), 3)
     return found
 
 

@@ -105,6 +105,23 @@ def sft(
     return {name: contestant(batches) for name, batches in ways.items()}
 
 
+def writer(folder: str) -> Callable[[Sequence[list[int]], int, float], list[list[int]]]:
+    """(prompts, tokens to write to each, temperature) -> tokens; no row ends before."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(DEVICE).eval()
+    model.generation_config = transformers.GenerationConfig(pad_token_id=0)  # no stop token
+
+    def write(prompts, num_tokens, temperature):
+        length = torch.tensor([len(prompt) for prompt in prompts])
+        ids = padded([prompt[::-1] for prompt in prompts], 0).flip(1).to(DEVICE)
+        mask = (torch.arange(ids.shape[1]) >= ids.shape[1] - length[:, None]).long().to(DEVICE)
+        drawing = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False)
+        with torch.inference_mode():
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=num_tokens, **drawing)
+        return out[:, ids.shape[1] :].tolist()
+
+    return write
+
+
 def unpadded(row: dict) -> dict[str, torch.Tensor]:
     """A packed row as one sequence; positions that begin anew keep its texts apart."""
     position = np.concatenate([np.arange(length) for length in row["seq_lengths"]])

@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import bench
+from experiments import bench, bench_writing, isolated, turns
 from experiments import main as cli
 from tests import tiny, toy
 from w2s_jax.models import decoder
@@ -41,10 +42,64 @@ def test_a_bench_runs_and_its_contestants_agree(name, num_peers, config, capsys)
     assert len(told) == num_peers + 1
 
 
+@needs_peers
+@pytest.mark.slow
+def test_decode_runs_and_its_contestants_agree(config, monkeypatch, capsys):
+    sizes = {"REQUESTS": 6, "SLOTS": 2, "LENGTHS": (2, 6), "COMPARED": 2, "COMPARED_TOKENS": 4}
+    for name, value in sizes.items():
+        monkeypatch.setattr(bench_writing, name, value)
+    found = bench_writing.decode(config, prompts="", repeats=1, transformers=bench.peers(), with_tunix=False)
+    assert found["bench"] == "decode" and len(found["peers"]) == 2 and "ratio_best_unfair_peer" in found
+    assert "transformers: 2 of 2 greedy answers are ours" in capsys.readouterr().err
+
+
+def test_forced_lengths_are_log_uniform_and_always_the_same():
+    found = bench_writing.forced_lengths(1000)
+    assert found == bench_writing.forced_lengths(1000) and min(found) >= 16 and max(found) <= 256
+    assert np.mean(np.array(found) < 64) == pytest.approx(0.5, abs=0.05)
+
+
+def test_batches_hold_each_request_once_and_sorted_ones_waste_least():
+    limits = bench_writing.forced_lengths(64)
+    ways = bench_writing.batches(limits)
+    steps = {}
+    for name, way in ways.items():
+        assert sorted(r for rows in way for r in rows) == list(range(64)) and {len(rows) for rows in way} == {16}
+        steps[name] = sum(max(limits[r] for r in rows) for rows in way)
+    assert ways["arrival"][0] == list(range(16)) and steps[bench_writing.SORTED] < steps["arrival"]
+
+
+def test_only_wanted_tokens_count_and_missing_ones_are_seen():
+    way, limits = [[2, 0], [1]], [3, 2, 5]
+    assert bench_writing.lengths(way, limits, [[[7] * 5, [7] * 5], [[7] * 2]]) == limits
+    assert bench_writing.lengths(way, limits, [[[7] * 4, [7] * 4], [[7] * 2]]) == [3, 2, 4]
+
+
+def test_another_model_is_no_peer():
+    mine = [[1, 2], [3, 4], [5, 6], [7, 8]]
+    bench_writing.compare({"ours": mine, "theirs": [*mine[:3], [7, 9]]})
+    with pytest.raises(ValueError, match="theirs writes other greedy answers"):
+        bench_writing.compare({"ours": mine, "theirs": [*mine[:2], [5, 7], [7, 9]]})
+
+
+def test_a_peer_that_knows_the_future_is_told_apart(monkeypatch):
+    monkeypatch.setattr(turns, "PACKAGES", ("jax",))
+    seconds = {"ours": [1.0], "fair": [2.0], "slow": [4.0], "oracle": [0.5]}
+    found = turns.summary("decode", "case", seconds, 100, unfair=["oracle"], versions={"tunix": "0"})
+    assert (found["ratio_best_peer"], found["ratio_best_unfair_peer"]) == (2.0, 0.5)
+    assert set(found["versions"]) == {"jax", "tunix"} and found["peers"]["oracle"] == [200.0]
+
+
+def test_a_peer_that_ended_is_said(monkeypatch):
+    monkeypatch.setattr(isolated, "environment", lambda: pathlib.Path("/bin/false"))
+    with pytest.raises(ValueError, match="the tunix peer ended"), isolated.Tunix() as peer:
+        peer.ask(do="load")
+
+
 def test_turns_alternate_and_the_first_does_not_count():
     order = []
     contestants = {"ours": lambda: order.append("a") or 1, "theirs": lambda: order.append("b") or 2}
-    seconds, results = bench.take_turns(contestants, repeats=2)
+    seconds, results = turns.take_turns(contestants, repeats=2)
     assert order == list("ababab") and results == {"ours": 1, "theirs": 2}
     assert [len(each) for each in seconds.values()] == [2, 2]
 
