@@ -56,15 +56,16 @@ def hidden(config) -> dict[str, Any]:
     import numpy as np
     from etils import epath
 
-    from w2s_jax import features, pipeline
+    from w2s_jax import features
     from w2s_jax.packing import Shape
+    from w2s_jax.settings import compute_of
     from w2s_jax.types import Ragged, Rollout
 
     run, model, rows = opened(config, "teacher")
     token = [prompt + completion for prompt, completion in rows]
     section = config.teacher
     lm = run.load(model, section.param_dtype)
-    shape, compute = Shape(**section.shape), pipeline.compute_of(run, section)
+    shape, compute = Shape(**section.shape), compute_of(run.mesh, section)
     empty = Ragged.of([[] for _ in rows], np.int32)
     rollout = Rollout(Ragged.of([p for p, _ in rows], np.int32), Ragged.of([c for _, c in rows], np.int32), empty)
 
@@ -91,8 +92,9 @@ def sft(config) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from w2s_jax import pipeline, plugins
+    from w2s_jax import plugins
     from w2s_jax.packing import Shape
+    from w2s_jax.settings import compute_of, training_of
     from w2s_jax.student import trainer
     from w2s_jax.types import Answers, Lesson
 
@@ -100,7 +102,7 @@ def sft(config) -> dict[str, Any]:
     token = [prompt + completion for prompt, completion in rows]
     section = config.student
     lm = run.load(model, section.param_dtype)
-    training, compute = pipeline.training_of(section.training), pipeline.compute_of(run, section)
+    training, compute = training_of(section.training), compute_of(run.mesh, section)
     if not training.lora_rank:
         raise ValueError("student.training.lora_rank=0: the peers train adapters; set it to 1 or more")
     ids = tuple(str(i) for i in range(len(rows)))

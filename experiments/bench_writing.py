@@ -98,9 +98,9 @@ def grpo(config, *, prompts: str, repeats: int, transformers, with_tunix: bool) 
     import jax
     from etils import epath
 
-    from w2s_jax import pipeline
     from w2s_jax.drawing import Drawing
     from w2s_jax.packing import Shape
+    from w2s_jax.settings import training_of
     from w2s_jax.student import grpo, online, rewards
     from w2s_jax.tasks.asking import Asking
     from w2s_jax.types import Answers, Lesson
@@ -124,7 +124,7 @@ def grpo(config, *, prompts: str, repeats: int, transformers, with_tunix: bool) 
     ids = tuple(question.id for question in questions)
     lesson = Lesson(questions, Answers(ids, ids, ids), np.ones(len(ids), np.float32))
     training = dataclasses.replace(
-        pipeline.training_of(section.training),
+        training_of(section.training),
         epochs=float(STEPS),
         accumulation=1,
         lr=RATE,
@@ -207,13 +207,14 @@ class _Nobody:
 def opened(config):
     """The run, its student's name and folder, the student itself, which never stops writing, and how it computes."""
     from w2s_jax import pipeline
+    from w2s_jax.settings import compute_of
 
     workdir, store = cli.folders(config)
     run = pipeline.Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
     model = pipeline.find_model(run, config.student.model)
     lm = run.load(model, config.student.param_dtype)
     lm = dataclasses.replace(lm, tokenizer=dataclasses.replace(lm.tokenizer, stop_ids=(NEVER,)))
-    return run, model, lm, pipeline.compute_of(run, config.student)
+    return run, model, lm, compute_of(run.mesh, config.student)
 
 
 def questions_of(run, prompts: str, number: int) -> tuple:

@@ -110,6 +110,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
 
     from experiments.writer import Writer
     from w2s_jax import pipeline, processes, recovery, report
+    from w2s_jax.settings import check
 
     began, compiled = time.monotonic(), count_compilations()
     artefacts = open_store(store, workdir)
@@ -118,7 +119,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     artefacts.log(f"{config.name}: {devices}, jax {jax.__version__}, workdir {workdir}")
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials = []
-    pipeline.check(config)
+    check(config)
     for seed in config.seeds:
         one = pipeline.Run(
             config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else ""

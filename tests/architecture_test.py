@@ -32,6 +32,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("trust", "selection", "answering"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
+    ("settings",),
     ("pipeline",),  # L7
     ("chain", "planning"),  # L8
     ("analysis", "theory"),  # L9
@@ -45,7 +46,8 @@ READS_ENVIRONMENT = ("experiments/main.py", "experiments/doctor.py", "launch/")
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "misc.py"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
 UNSAFE_KEYWORDS = {"allow_pickle", "trust_remote_code"}
-TAKES_PART = {area for areas in TIERS[3:8] for area in areas} | {"packing", "pipeline", "types"}  # need a version word
+TAKES_PART = {"packing", "types"} | {area for areas in TIERS[TIER["tasks"] : TIER["pipeline"] + 1] for area in areas}
+"""They need a version word."""
 
 
 def sources(*folders: str) -> list[pathlib.Path]:

@@ -19,9 +19,9 @@ import pytest
 
 from experiments.configs import quantitative
 from tests import tiny
-from w2s_jax import pipeline
 from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
+from w2s_jax.settings import check
 from w2s_jax.tasks import grading, math
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.math import canonical, extract
@@ -382,7 +382,7 @@ def test_the_quantitative_roles_are_disjoint():
 @pytest.mark.parametrize("arg", [None, "source=omni", "smollm2_135m_360m", "gemma3_1b_qwen3_1.7b,label=majority,seeds=3"])
 def test_the_quantitative_config_asks_for_what_there_is(arg):
     config = quantitative.get_config(arg)
-    assert pipeline.check(config)
+    assert check(config)
     entries = {role: config.tasks[role] for role in ("source", "target", "test")}
     assert all(split in math.HUB[dataset] for (entry,) in entries.values() for dataset, _, split in [entry.partition(":")])
     longest = config.teacher.shape.row_length - config.teacher.max_new_tokens

@@ -17,6 +17,7 @@ import pytest
 from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
+from w2s_jax.settings import check, method_row, uses_target_gold
 from w2s_jax.store import Ref, Store
 from w2s_jax.types import Answers, Gold, Question, Selection
 
@@ -220,7 +221,7 @@ def test_a_lesson_pairs_each_question_with_its_answer_and_weight():
 def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
     config = toy.get_config()
     config.methods = ("oracle", "ntf", "shuffled")
-    oracle, ntf, shuffled = pipeline.check(config)
+    oracle, ntf, shuffled = check(config)
     answers = Answers(("q0", "q1"), ("a", "b"), ("a", "b"))
     looked = pipeline.Looked(Ref({"answers": answers, "extra": {}}, ""), None)
     gold = Gold(("q0", "q1"), (("a",), ("a",)))
@@ -253,7 +254,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
 def test_audit_refuses_to_look_before_the_student_is_stored(finished, tmp_path):
     one = pipeline.Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
     with pytest.raises(ValueError, match="audit ntf: the student has not been stored"):
-        pipeline.audit(one, pipeline.method_row(one.config, "ntf"), None, None, None, None, (), None)
+        pipeline.audit(one, method_row(one.config, "ntf"), None, None, None, None, (), None)
 
 
 def free(**teacher):
@@ -320,7 +321,7 @@ def test_a_majority_of_one_is_refused(changed, said):
     config = toy.get_config("interface=free")
     config.teacher.update(changed)
     with pytest.raises(ValueError, match=said):
-        pipeline.check(config)
+        check(config)
 
 
 def test_the_digest_of_gold_is_of_its_ids_and_accepted_answers_alone():
@@ -348,7 +349,7 @@ def test_gold_that_arrives_through_another_methods_scores_is_marked_too():
     config = toy.get_config()
     config.methods = ("naive", "oracle", "shuffled")
     config.method.shuffled.args.of = "oracle"
-    assert pipeline.uses_target_gold(pipeline.check(config)) == {"oracle", "shuffled"}
+    assert uses_target_gold(check(config)) == {"oracle", "shuffled"}
 
 
 def write_fork(folder):

@@ -73,13 +73,14 @@ def plan_and_hold() -> None:
     """Plans the toy for two devices, then makes the arrays that its training takes, as the trainer makes them."""
     from w2s_jax import pipeline
     from w2s_jax.models import decoder
+    from w2s_jax.settings import compute_of, training_of
     from w2s_jax.student import sft, trainer
 
     config = split_toy()
     found = plan.plan(config, "cpu:2", stages=("observe",))
     (teach,) = (phase for phase in phases.phases(config, jax.devices()) if phase.stage == "teach")
-    shape, training = phases.shape_of(config, config.student.model), pipeline.training_of(config.student.training)
-    compute = phases.compute_of(config.student, pipeline.sharding.make_mesh(**config.mesh))
+    shape, training = phases.shape_of(config, config.student.model), training_of(config.student.training)
+    compute = compute_of(pipeline.sharding.make_mesh(**config.mesh), config.student)
     params = compute.place_params(jax.tree.map(lambda x: x.astype(jnp.bfloat16), decoder.init(shape, jax.random.key(0))))
     learnt = compute.place_params(
         trainer.fresh(params, jax.random.key(0), jax.random.key(1), objective=sft.make(), training=training)
@@ -106,6 +107,7 @@ def test_a_small_config_is_planned_and_its_bytes_are_those_of_the_real_arrays():
 def run_as_planned(folder, interface, objective) -> None:
     """Runs the toy on two simulated devices; says of each planned program whether just that was called."""
     from w2s_jax import choosing, features, pipeline, slots
+    from w2s_jax.settings import compute_of
     from w2s_jax.store import Store
     from w2s_jax.student import online, trainer
     from w2s_jax.tasks.asking import Asked
@@ -152,7 +154,7 @@ def run_as_planned(folder, interface, objective) -> None:
     pipeline.link(run, teacher, student)
     if interface == "choice":
         texts = [Asked("q", (2, 3), ((4, 5), (6, 7)), (1, 1))]
-        settings = {"shape": phases.Shape(**config.teacher.shape), "compute": pipeline.compute_of(run, config.teacher)}
+        settings = {"shape": phases.Shape(**config.teacher.shape), "compute": compute_of(run.mesh, config.teacher)}
         choosing.choose(run.load(teacher, "bfloat16"), texts, normalise="none", **settings)
     for name, phase in planned.items():
         if phase.stage != "calibrate":

@@ -2,7 +2,8 @@
 
     ask -> answer -> observe -> calibrate -> trust -> select -> teach -> score -> recover -> audit
 
-This is the only file that calls `Task.gold`, and the only one that reads a config: what it calls takes plain keyword arguments.
+This is the only file that calls `Task.gold`; it and `settings` are the only ones that read a config: what they call takes plain
+keyword arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, or the oracle); the
 report marks them. Every stage goes through the store, so that methods share what they have in common.
 
@@ -25,13 +26,23 @@ from ml_collections import ConfigDict
 
 from w2s_jax import answering, features, files, metrics, plugins, processes, recovery, scoring, selection
 from w2s_jax.drawing import Drawing
-from w2s_jax.models import hf_io, hub, lora, peft_io, quantised, sharding
-from w2s_jax.models.compute import DTYPES, Compute
+from w2s_jax.models import hf_io, hub, lora, peft_io, sharding
 from w2s_jax.packing import Shape
 from w2s_jax.pretrain import pretrain
+from w2s_jax.settings import (
+    Row,
+    check,
+    compute_of,
+    computing_of,
+    keywords_of,
+    refuse_other_features,
+    training_of,
+    uses_target_gold,
+    writing_of,
+)
 from w2s_jax.store import Ref, Store, Stored
 from w2s_jax.student import OnPolicy, online, rewards, trainer
-from w2s_jax.tasks import Task, prompts
+from w2s_jax.tasks import Task
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations, demonstrate, leave_out, refuse_overlap, refuse_repeats
 from w2s_jax.trust import artefact
@@ -40,7 +51,6 @@ from w2s_jax.types import LM, Answers, Audit, Evidence, Gold, Lesson, Question, 
 VERSION = "2"
 ROLES = ("source", "target", "test")
 COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
-LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
 Log = Callable[[str, int, Mapping[str, float]], None]
 """Takes (stage label, step, metrics)."""
 
@@ -135,32 +145,6 @@ class Looked:
     def evidence(self, given: Mapping[str, np.ndarray] | None = None) -> Evidence:
         x = np.load(self.observed.path / "x.npy", mmap_mode="r", allow_pickle=False)
         return Evidence(self.answers, x, {**self.extra, **(given or {})})
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A method of the config, with its trust function's word and all its keywords filled in.
-
-    Attributes:
-        method: its id.
-        trust, args: the trust function.
-        labels: whose answers are taught, "weak" or "gold".
-        everything: teach all answered questions, whatever the select section says.
-        reused: folder of a fitted trust function to use instead of fitting one, or "".
-        leads: whether the select section is for this row: the others then take as many labels as it does.
-    """
-
-    method: str
-    trust: str
-    args: Mapping[str, Any]
-    labels: str
-    everything: bool
-    reused: str
-    leads: bool
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return plugins.make("trust", self.trust, **self.args).needs
 
 
 # ---- The link --------------------------------------------------------------------------------------------------------
@@ -277,120 +261,6 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
         )
 
 
-# ---- What is asked for, checked before anything is computed ----------------------------------------------------------
-
-
-def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
-    """The rows of the config's methods, once all that can be judged without data and weights has been.
-
-    Args:
-        config: of the run.
-        mesh: the devices to run on, if not those that are here.
-
-    Raises:
-        ValueError: an unknown method, plug-in, keyword, rule or back end, or a number out of range.
-    """
-    if config.select.rule not in selection.RULES:
-        raise ValueError(
-            f"select.rule={config.select.rule!r}: allowed are {', '.join(selection.RULES)}; change it in the config"
-        )
-    for name in ("seeds", "methods"):
-        if not config[name] or len(set(config[name])) < len(config[name]):
-            raise ValueError(
-                f"{name}={config[name]!r}: allowed is a tuple of one or more, each once; change {name} in the config"
-            )
-    if not config.observe.layers:
-        raise ValueError(
-            "observe.layers=(): a trust function needs at least one layer; -1 is the last, change it in the config"
-        )
-    if config.teacher.label not in LABELS:
-        raise ValueError(f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config")
-    if config.teacher.label == "majority" and not (config.teacher.num_samples > 1 and config.teacher.temperature > 0):
-        raise ValueError(
-            f"teacher.label='majority' counts the answers of several samples, here are teacher.num_samples="
-            f"{config.teacher.num_samples} at teacher.temperature={config.teacher.temperature}: set num_samples above 1 (40 "
-            "is usual) and temperature above 0 (0.7), or label to 'each' in the config"
-        )
-    if not (0 < config.recover.alpha < 0.5 and config.recover.margin > 0):
-        raise ValueError(
-            f"recover.alpha={config.recover.alpha}, recover.margin={config.recover.margin}: allowed are an alpha between 0 and "
-            "0.5 and a margin above 0; change them in the config"
-        )
-    objective = plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
-    if isinstance(objective, OnPolicy):
-        online.refuse(training_of(config.student.training))
-    plugins.resolve("task", config.tasks.name)
-    mesh = mesh or sharding.make_mesh(**config.mesh)
-    for section in (config.teacher, config.student, *config.pretrain.values()):
-        Compute(mesh, section.dtype, section.attention, section.remat)
-        prompts.find_style(section.style)
-    for who, section in (("teacher", config.teacher), ("student", config.student)):
-        Shape(**section.shape)
-        if section.param_dtype not in DTYPES:
-            raise ValueError(
-                f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
-            )
-    training_of(config.student.training).refuse_narrow(config.student.param_dtype)
-    if config.student.quantise:
-        quantised.require(config.student.quantise)
-        if not config.student.training.lora_rank:
-            raise ValueError(
-                f"student.quantise={config.student.quantise!r} is for a frozen base: set student.training.lora_rank above 0, "
-                "or student.quantise to '' in the config"
-            )
-    for section in (config.student, *config.pretrain.values()):
-        training_of(section.training)
-        Shape(**section.training.shape)
-    return [method_row(config, method) for method in config.methods]
-
-
-def method_row(config: ConfigDict, method: str) -> Row:
-    """The row of a method; keywords of its own win over those of the trust function's section.
-
-    Raises:
-        ValueError: there is no such method, its trust function is unknown, or the one to reuse looks at other hidden states.
-    """
-    if method not in config.method:
-        raise ValueError(
-            f"method {method!r} is not in the config: allowed are {', '.join(config.method)}; change methods, or add a section "
-            "under method"
-        )
-    section = config.method[method]
-    if section.labels not in ("weak", "gold"):
-        raise ValueError(f"method.{method}.labels={section.labels!r}: allowed are 'weak' and 'gold'; change it in the config")
-    word = section.trust or config.trust.name
-    args = {**keywords_of(config.trust, word), **section.args.to_dict()}
-    reused = "" if section.trust else config.trust.from_
-    if reused:
-        described = artefact.describe(reused)
-        word, args = described["trust"], described["args"]
-        refuse_other_features(described, config, reused)
-    plugins.make("trust", word, **args)
-    return Row(
-        method, word, args, section.labels, section.everything, reused, leads=not section.trust and section.labels == "weak"
-    )
-
-
-def refuse_other_features(described: Mapping[str, Any], config: ConfigDict, folder: str) -> None:
-    """A fitted trust function can only judge the hidden states that it was fitted on."""
-    for name, now in (("layers", list(config.observe.layers)), ("token", config.observe.token)):
-        if (then := described["about"][name]) != now:
-            raise ValueError(f"{folder} was fitted with observe.{name}={then!r}, this config has {now!r}; set it to the former")
-
-
-def keywords_of(section: ConfigDict, word: str) -> dict[str, Any]:
-    """A plug-in's keywords: the section of its own name, where there is one (a fork's own file has none)."""
-    return section[word].to_dict() if word in section else {}
-
-
-def uses_target_gold(rows: Sequence[Row]) -> frozenset[str]:
-    """The methods whose student depends on the target's gold answers, also through another method's scores."""
-    marked = {row.method for row in rows if row.labels == "gold" or "correct" in row.needs}
-    while more := {row.method for row in rows if {f"score/{m}" for m in marked} & row.needs} - marked:
-        marked |= more
-    return frozenset(marked)
-
-
 # ---- 0 pretrain ------------------------------------------------------------------------------------------------------
 
 
@@ -451,7 +321,7 @@ def pretrained(run: Run, name: str) -> Model:
             style=section.style,
             training=training_of(section.training),
             shape=Shape(**section.training.shape),
-            compute=compute_of(run, section),
+            compute=compute_of(run.mesh, section),
             key=run.key(label),
             partial=work.partial,
             log=functools.partial(run.log, run.prefix + label),
@@ -511,7 +381,7 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
             answered.value["rollout"],
             **asked_for,
             shape=Shape(**section.shape),
-            compute=compute_of(run, section),
+            compute=compute_of(run.mesh, section),
             out=work.out,
             partial=work.partial,
         )
@@ -524,7 +394,7 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
         teacher=teacher.ref,
         answered=answered,
         **asked_for,
-        computing=computing_of(run, section),
+        computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )
     return Looked(answered, observed)
@@ -550,7 +420,7 @@ def answer(
         lm = run.load(model, section.param_dtype)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
         if run.task.interface == "choice":
-            settings = {"shape": Shape(**section.shape), "compute": compute_of(run, section), "label": label}
+            settings = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section), "label": label}
             return answering.by_choice(lm, questions, asked, **how, **settings)
         answered = answering.by_writing(
             lm,
@@ -563,7 +433,7 @@ def answer(
             stop_texts=how["stop_texts"],
             num_slots=how["num_slots"],
             row_length=section.shape.row_length,
-            compute=compute_of(run, section, dtype=how["decode_dtype"]),
+            compute=compute_of(run.mesh, section, dtype=how["decode_dtype"]),
             key=run.key("sampling"),
             partial=work.partial,
             label=label,
@@ -581,7 +451,7 @@ def answer(
         asking=asking,
         how={**how, "vote": vote},
         seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
-        computing=computing_of(run, section),
+        computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )
 
@@ -736,7 +606,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
             objective,
             training=training_of(section.training),
             shape=Shape(**section.training.shape),
-            compute=compute_of(run, section),
+            compute=compute_of(run.mesh, section),
             key=run.key("teach"),
             partial=work.partial,
             log=functools.partial(run.log, f"{run.prefix}teach {method}"),
@@ -767,7 +637,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         training=section.training.to_dict(),
         asking=asking,
         shown=shown,
-        computing=computing_of(run, section),
+        computing=computing_of(run.config, section),
         quantise=section.quantise,
         seed=run.seed,
         **reading,
@@ -783,7 +653,7 @@ def dialogue_of(run: Run, section: ConfigDict, asking: Asking) -> online.Dialogu
         stop_texts=tuple(section.stop_texts),
         num_slots=section.num_slots,
         row_length=min(section.shape.row_length, section.training.shape.row_length),
-        compute=compute_of(run, section, dtype=section.decode_dtype),
+        compute=compute_of(run.mesh, section, dtype=section.decode_dtype),
     )
 
 
@@ -852,33 +722,6 @@ def audit(
         labels=row.labels,
         gold=Ref(gold, digest(gold)),
     ).value
-
-
-# ---- From config sections to plain values ----------------------------------------------------------------------------
-
-
-def compute_of(run: Run, section: ConfigDict, dtype: str = "") -> Compute:
-    return Compute(run.mesh, dtype or section.dtype, section.attention, section.remat)
-
-
-def writing_of(section: ConfigDict, **instead: Any) -> dict[str, Any]:
-    """How a model writes, as the section says, or as `instead` says."""
-    given = {**section.to_dict(), **instead}
-    drawing = {name: given[name] for name in ("temperature", "top_k", "top_p", "min_p")}
-    names = ("num_samples", "max_new_tokens", "stop_texts", "num_slots", "decode_dtype")
-    return {name: given[name] for name in names} | {"drawing": drawing}
-
-
-def computing_of(run: Run, section: ConfigDict) -> dict[str, Any]:
-    """What a store key must hold of how a model computes."""
-    names = ("dtype", "param_dtype", "attention", "remat")
-    return {**{name: section[name] for name in names}, "mesh": run.config.mesh.to_dict()}
-
-
-def training_of(section: ConfigDict) -> trainer.Training:
-    keywords = section.to_dict()
-    keywords.pop("shape")
-    return trainer.Training(**{**keywords, "optimizer": trainer.Optimizer(**keywords["optimizer"])})
 
 
 def digest(gold: Gold | None) -> str:

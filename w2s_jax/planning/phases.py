@@ -25,13 +25,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from w2s_jax import choosing, features, packing, pipeline, plugins, sampling, slots
+from w2s_jax import choosing, features, packing, plugins, sampling, slots
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
-from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
+from w2s_jax.settings import check, compute_of, keywords_of, training_of, writing_of
 from w2s_jax.student import Objective, OnPolicy, online, trainer
 from w2s_jax.trust import neural
 from w2s_jax.types import Answers, Lesson, Question, Ragged
@@ -79,10 +79,10 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
     """The programs of a run of a config on some devices, in the order in which they are first called.
 
     Raises:
-        ValueError: whatever `pipeline.check` refuses, an unknown model, rows or dimensions that the mesh does not divide.
+        ValueError: whatever `settings.check` refuses, an unknown model, rows or dimensions that the mesh does not divide.
     """
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    rows = pipeline.check(config, mesh)
+    rows = check(config, mesh)
     interface = interface_of(config)
     shapes = {word: shape_of(config, word) for word in (config.teacher.model, config.student.model)}
     found = [
@@ -106,7 +106,7 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
 def objective_of(config: ConfigDict) -> Objective | OnPolicy:
     """How the student learns."""
     word = config.student.objective
-    return plugins.make("objective", word, **pipeline.keywords_of(config.student, word))
+    return plugins.make("objective", word, **keywords_of(config.student, word))
 
 
 def interface_of(config: ConfigDict) -> str:
@@ -154,14 +154,14 @@ def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, me
     settings = config[section]
     params = params_of(shape, mesh, settings.param_dtype)
     if interface != "choice":
-        how = pipeline.writing_of(settings)
+        how = writing_of(settings)
         amounts = {"num_samples": how["num_samples"], "max_new_tokens": how["max_new_tokens"]}
         row_length = settings.shape.row_length
         return writing(
             name, section, settings, shape, params, mesh, Drawing(**how["drawing"]), row_length=row_length, **amounts
         )
     device = device_shape(f"{section}.shape", settings.shape, mesh)
-    model = compute_of(settings, mesh).model(shape)
+    model = compute_of(mesh, settings).model(shape)
     empty = Ragged.of([], np.int32)
     if settings.style == "letter":
         extra = {"candidate": np.zeros((0, NUM_OPTIONS), np.int32)}
@@ -193,7 +193,7 @@ def writing(
 
     `beside`: what else lies on the devices meanwhile.
     """
-    compute = compute_of(settings, mesh, dtype=settings.decode_dtype)
+    compute = compute_of(mesh, settings, dtype=settings.decode_dtype)
     model = compute.model(shape, lora_scale=lora_scale)
     refuse_uneven(f"{section}.num_slots", settings.num_slots, mesh)
     longest = sampling.longest_prompt(shape, row_length, max_new_tokens)
@@ -226,7 +226,7 @@ def observe(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     device = device_shape("teacher.shape", config.teacher.shape, mesh)
     batch = packing.lay_out(Ragged.of([], np.int32), [], device, probe=np.zeros(0, np.int64))
     arguments = (params_of(shape, mesh, config.teacher.param_dtype), split_rows(batch, mesh))
-    static = {"model": compute_of(config.teacher, mesh).model(shape), "layers": tuple(config.observe.layers)}
+    static = {"model": compute_of(mesh, config.teacher).model(shape), "layers": tuple(config.observe.layers)}
     return Phase("observe teacher", "teacher", features.gathered, arguments, static)
 
 
@@ -254,7 +254,7 @@ def teach(config: ConfigDict, objective: Objective | OnPolicy, shape: DecoderCon
     step = train("teach student", "student", settings, objective, shape, mesh, settings.param_dtype)
     if not isinstance(objective, OnPolicy):
         return [step]
-    training, (state, _, batches, _) = pipeline.training_of(settings.training), step.arguments
+    training, (state, _, batches, _) = training_of(settings.training), step.arguments
     if training.lora_rank:
         params, adapters, beside = params_of(shape, mesh, settings.param_dtype), state.learnt["model"], state
     else:  # what training started from stays loaded
@@ -293,10 +293,10 @@ def train(
     param_dtype: str,
 ) -> Phase:
     """One step of a training."""
-    training = pipeline.training_of(settings.training)
+    training = training_of(settings.training)
     device = device_shape(f"{section}.training.shape", settings.training.shape, mesh)
     params = params_of(shape, mesh, param_dtype)
-    static = trainer.statics(compute_of(settings, mesh), shape, objective, training)
+    static = trainer.statics(compute_of(mesh, settings), shape, objective, training)
     learnt = jax.eval_shape(
         functools.partial(trainer.fresh, objective=objective, training=training), params, jax.random.key(0), jax.random.key(0)
     )
@@ -324,10 +324,6 @@ LESSON = Lesson((Question("q", "", ""),), Answers(("q",), ("",), ("",)), np.ones
 
 
 # ---- Shapes and places -----------------------------------------------------------------------------------------------
-
-
-def compute_of(section: ConfigDict, mesh: Mesh, dtype: str = "") -> Compute:
-    return Compute(mesh, dtype or section.dtype, section.attention, section.remat)
 
 
 def device_shape(path: str, section: ConfigDict, mesh: Mesh) -> Shape:

@@ -1,0 +1,184 @@
+"""What a config says, as plain values, checked before anything is computed.
+
+Of all files below the experiments this one and `pipeline` alone know the config; what they call takes plain keyword arguments.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from w2s_jax import plugins, selection
+from w2s_jax.models import quantised, sharding
+from w2s_jax.models.compute import DTYPES, Compute
+from w2s_jax.packing import Shape
+from w2s_jax.student import OnPolicy, online, trainer
+from w2s_jax.tasks import prompts
+from w2s_jax.trust import artefact
+
+VERSION = "1"
+LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method of the config, with its trust function's word and all its keywords filled in.
+
+    Attributes:
+        method: its id.
+        trust, args: the trust function.
+        labels: whose answers are taught, "weak" or "gold".
+        everything: teach all answered questions, whatever the select section says.
+        reused: folder of a fitted trust function to use instead of fitting one, or "".
+        leads: whether the select section is for this row: the others then take as many labels as it does.
+    """
+
+    method: str
+    trust: str
+    args: Mapping[str, Any]
+    labels: str
+    everything: bool
+    reused: str
+    leads: bool
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return plugins.make("trust", self.trust, **self.args).needs
+
+
+def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
+    """The rows of the config's methods, once all that can be judged without data and weights has been.
+
+    Args:
+        config: of the run.
+        mesh: the devices to run on, if not those that are here.
+
+    Raises:
+        ValueError: an unknown method, plug-in, keyword, rule or back end, or a number out of range.
+    """
+    if config.select.rule not in selection.RULES:
+        raise ValueError(
+            f"select.rule={config.select.rule!r}: allowed are {', '.join(selection.RULES)}; change it in the config"
+        )
+    for name in ("seeds", "methods"):
+        if not config[name] or len(set(config[name])) < len(config[name]):
+            raise ValueError(
+                f"{name}={config[name]!r}: allowed is a tuple of one or more, each once; change {name} in the config"
+            )
+    if not config.observe.layers:
+        raise ValueError(
+            "observe.layers=(): a trust function needs at least one layer; -1 is the last, change it in the config"
+        )
+    if config.teacher.label not in LABELS:
+        raise ValueError(f"teacher.label={config.teacher.label!r}: allowed are {', '.join(LABELS)}; change it in the config")
+    if config.teacher.label == "majority" and not (config.teacher.num_samples > 1 and config.teacher.temperature > 0):
+        raise ValueError(
+            f"teacher.label='majority' counts the answers of several samples, here are teacher.num_samples="
+            f"{config.teacher.num_samples} at teacher.temperature={config.teacher.temperature}: set num_samples above 1 (40 "
+            "is usual) and temperature above 0 (0.7), or label to 'each' in the config"
+        )
+    if not (0 < config.recover.alpha < 0.5 and config.recover.margin > 0):
+        raise ValueError(
+            f"recover.alpha={config.recover.alpha}, recover.margin={config.recover.margin}: allowed are an alpha between 0 and "
+            "0.5 and a margin above 0; change them in the config"
+        )
+    objective = plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
+    if isinstance(objective, OnPolicy):
+        online.refuse(training_of(config.student.training))
+    plugins.resolve("task", config.tasks.name)
+    mesh = mesh or sharding.make_mesh(**config.mesh)
+    for section in (config.teacher, config.student, *config.pretrain.values()):
+        compute_of(mesh, section)
+        prompts.find_style(section.style)
+    for who, section in (("teacher", config.teacher), ("student", config.student)):
+        Shape(**section.shape)
+        if section.param_dtype not in DTYPES:
+            raise ValueError(
+                f"{who}.param_dtype={section.param_dtype!r}: allowed are {', '.join(DTYPES)}; change it in the config"
+            )
+    training_of(config.student.training).refuse_narrow(config.student.param_dtype)
+    if config.student.quantise:
+        quantised.require(config.student.quantise)
+        if not config.student.training.lora_rank:
+            raise ValueError(
+                f"student.quantise={config.student.quantise!r} is for a frozen base: set student.training.lora_rank above 0, "
+                "or student.quantise to '' in the config"
+            )
+    for section in (config.student, *config.pretrain.values()):
+        training_of(section.training)
+        Shape(**section.training.shape)
+    return [method_row(config, method) for method in config.methods]
+
+
+def method_row(config: ConfigDict, method: str) -> Row:
+    """The row of a method; keywords of its own win over those of the trust function's section.
+
+    Raises:
+        ValueError: there is no such method, its trust function is unknown, or the one to reuse looks at other hidden states.
+    """
+    if method not in config.method:
+        raise ValueError(
+            f"method {method!r} is not in the config: allowed are {', '.join(config.method)}; change methods, or add a section "
+            "under method"
+        )
+    section = config.method[method]
+    if section.labels not in ("weak", "gold"):
+        raise ValueError(f"method.{method}.labels={section.labels!r}: allowed are 'weak' and 'gold'; change it in the config")
+    word = section.trust or config.trust.name
+    args = {**keywords_of(config.trust, word), **section.args.to_dict()}
+    reused = "" if section.trust else config.trust.from_
+    if reused:
+        described = artefact.describe(reused)
+        word, args = described["trust"], described["args"]
+        refuse_other_features(described, config, reused)
+    plugins.make("trust", word, **args)
+    return Row(
+        method, word, args, section.labels, section.everything, reused, leads=not section.trust and section.labels == "weak"
+    )
+
+
+def refuse_other_features(described: Mapping[str, Any], config: ConfigDict, folder: str) -> None:
+    """A fitted trust function can only judge the hidden states that it was fitted on."""
+    for name, now in (("layers", list(config.observe.layers)), ("token", config.observe.token)):
+        if (then := described["about"][name]) != now:
+            raise ValueError(f"{folder} was fitted with observe.{name}={then!r}, this config has {now!r}; set it to the former")
+
+
+def keywords_of(section: ConfigDict, word: str) -> dict[str, Any]:
+    """A plug-in's keywords: the section of its own name, where there is one (a fork's own file has none)."""
+    return section[word].to_dict() if word in section else {}
+
+
+def uses_target_gold(rows: Sequence[Row]) -> frozenset[str]:
+    """The methods whose student depends on the target's gold answers, also through another method's scores."""
+    marked = {row.method for row in rows if row.labels == "gold" or "correct" in row.needs}
+    while more := {row.method for row in rows if {f"score/{m}" for m in marked} & row.needs} - marked:
+        marked |= more
+    return frozenset(marked)
+
+
+def compute_of(mesh: jax.sharding.Mesh, section: ConfigDict, dtype: str = "") -> Compute:
+    """How the model of a section computes; in another format than the section's, if one is given."""
+    return Compute(mesh, dtype or section.dtype, section.attention, section.remat)
+
+
+def writing_of(section: ConfigDict, **instead: Any) -> dict[str, Any]:
+    """How a model writes, as the section says, or as `instead` says."""
+    given = {**section.to_dict(), **instead}
+    drawing = {name: given[name] for name in ("temperature", "top_k", "top_p", "min_p")}
+    names = ("num_samples", "max_new_tokens", "stop_texts", "num_slots", "decode_dtype")
+    return {name: given[name] for name in names} | {"drawing": drawing}
+
+
+def computing_of(config: ConfigDict, section: ConfigDict) -> dict[str, Any]:
+    """What a store key must hold of how a model computes."""
+    names = ("dtype", "param_dtype", "attention", "remat")
+    return {**{name: section[name] for name in names}, "mesh": config.mesh.to_dict()}
+
+
+def training_of(section: ConfigDict) -> trainer.Training:
+    keywords = section.to_dict()
+    keywords.pop("shape")
+    return trainer.Training(**{**keywords, "optimizer": trainer.Optimizer(**keywords["optimizer"])})
