@@ -20,7 +20,7 @@ import pytest
 
 from tests import tiny, toy
 from w2s_jax import pipeline
-from w2s_jax.models import decoder, sharding
+from w2s_jax.models import decoder, hf_io, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
 from w2s_jax.store import Store
@@ -332,6 +332,17 @@ def test_a_question_without_trust_is_never_asked(lm, tmp_path, steps):
     assert asked == trusted and len(steps) == 4, "12 questions, 6 a round, twice"
 
 
+def test_a_student_on_a_packed_base_writes_what_it_is_trained_on(lm, tmp_path):
+    pytest.importorskip("qwix")
+    hf_io.save(lm, tmp_path / "base")
+    packed = hf_io.load(tmp_path / "base", quantise="int8", dtype=np.float32, mesh=tiny.compute().mesh)
+    told = []
+    objective = own("first_letters", beta=0.1, inner_steps=2)
+    student = taught(packed, tmp_path / "run", objective, LORA, log=lambda step, metrics: told.append(metrics))
+    assert max(metrics["sampler_gap_max"] for metrics in told) < 1e-4 and len(told) > 3
+    assert student.adapters is not None
+
+
 # ---- Groups that say nothing --------------------------------------------------------------------------------------------
 
 
@@ -370,6 +381,19 @@ def test_a_group_that_says_nothing_is_kept_masked_or_replaced(lm, tmp_path, step
     assert set(counts.values()) == {4} and len(counts) == 6, "six questions, none of them twice"
     lively = {tuple(token[:3]) for token, _, _ in segments(kept) if not is_dull(lm, token)}
     assert lively < set(counts), "those that said something stay"
+
+
+def test_what_is_told_of_the_rewards_parts_is_of_all_answers_that_were_written():
+    def write(chosen):
+        rewards = np.array([[1.0, 1.0] if k < 2 else [0.0, 1.0] for k in chosen])
+        empty = np.zeros(0, np.int32)
+        groups = [online.Group(k, empty, [], [], (), (), reward, np.zeros(2, bool)) for k, reward in zip(chosen, rewards)]
+        return groups, {"part": float(rewards.mean())}
+
+    objective = own("nothing", zero_variance="resample")
+    groups, written, means = online._groups(write, np.array([0, 1, 5]), np.array([6, 7, 8]), objective)
+    assert [group.row for group in groups] == [6, 7, 5] and [group.row for group in written] == [0, 1, 5, 6, 7]
+    assert means == {"part": pytest.approx((2 * 1.0 + 3 * 0.5) / 5)}
 
 
 @pytest.mark.parametrize("zero_variance", ["keep", "mask", "resample"])

@@ -18,7 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from w2s_jax.models import attention, layers, rope, sharding
+from w2s_jax.models import attention, layers, quantised, rope, sharding
 from w2s_jax.models.config import DecoderConfig
 
 VERSION = "2"
@@ -275,9 +275,9 @@ def block_path(config: DecoderConfig, layer: int) -> tuple[tuple[str, ...], int 
 
 
 def unstack(config: DecoderConfig, tree: Any, dtype: Any = None) -> Any:
-    """Splits stacked blocks: `layers` becomes a tuple of M trees, everything else stays.
+    """Splits stacked blocks: `layers` becomes a tuple of M trees, everything else stays; packed kernels are widened.
 
-    Call it once, outside loops.
+    Call it once, outside loops: neither a slice of a stack nor a packed kernel is then made into an array at every step.
 
     Args:
         config: the decoder's.
@@ -287,14 +287,15 @@ def unstack(config: DecoderConfig, tree: Any, dtype: Any = None) -> Any:
     if tree is None:
         return None
 
-    def cast(x: jax.Array) -> jax.Array:
+    def cast(leaf: Any, row: int | None = None) -> jax.Array:
+        x = quantised.widen(leaf if row is None else jax.tree.map(lambda part: part[row], leaf))
         return x if dtype is None else x.astype(dtype)
 
     blocks = []
     for layer in range(config.num_layers):
         path, row = block_path(config, layer)
         block = functools.reduce(lambda node, name: node[name], path, tree)
-        blocks.append(jax.tree.map(lambda x, row=row: cast(x if row is None else x[row]), block))
+        blocks.append(jax.tree.map(functools.partial(cast, row=row), block, is_leaf=quantised.is_packed))
     apart = {name: jax.tree.map(cast, node) for name, node in tree.items() if name != "layers" and not name.startswith("rest_")}
     return {**apart, "layers": tuple(blocks)}
 

@@ -4,7 +4,7 @@ Needs the extra `pip install 'w2s_jax[quant]'`; this is the only file that knows
 of codes and scales that stands in the place of the array, stacked like it. Embeddings, norms and biases stay as they are.
 
 A student taught on such a base is saved as the widened base with its adapters merged, which is what was trained; its adapters
-on their own go on the base as it was.
+on their own go on the base as it was. While a student writes, its kernels are widened: decoding reads them at every token.
 
     int8  one scale for each output of a layer; a weight moves by half a step at most, 1/255 of its column's largest
     nf4   16 levels for each block of 64 inputs of an output; a weight moves by at most 0.152 of its block's largest

@@ -154,7 +154,7 @@ def teach(
         )
         chosen = rows[np.asarray(order[round_number])]
         spare = np.random.default_rng((seed, round_number)).permutation(np.setdiff1d(rows, chosen))
-        groups, means = _groups(write, chosen, spare, objective)
+        groups, written, means = _groups(write, chosen, spare, objective)
         ended = time.monotonic()
         batches = _batches(groups, lesson.weight, objective, shape)
         passes = {"logp_old": functools.partial(score, learnt)} if objective.inner_steps > 1 else {}
@@ -165,7 +165,7 @@ def teach(
             batches = [b.replace(extra={**b.extra, name: logp}) for b, logp in zip(batches, scored, strict=True)]
         if round_number in shown and processes.is_first():
             _keep(partial / "completions" / f"{round_number:06d}.json", round_number, groups[0], lesson)
-        num_written = sum(map(len, (c for group in groups for c in group.completion)))
+        num_written = sum(map(len, (c for group in written for c in group.completion)))
         num_tokens = int(sum((batch.segment > 0).sum() for batch in batches))
         metrics = _metrics(groups, means) | {"speed/written_tokens_per_s": num_written / (ended - began)}
         if clock:  # the round before this one
@@ -271,18 +271,26 @@ def is_cut(tokens: np.ndarray, objective: OnPolicy, stop_ids: Sequence[int]) -> 
     return len(tokens) >= objective.max_new_tokens and tokens[-1] not in stop_ids
 
 
-def _groups(write, chosen: np.ndarray, spare: np.ndarray, objective: OnPolicy) -> tuple[list[Group], dict[str, float]]:
-    """The groups of a round; those that say nothing give way to other questions where the objective wants that."""
+def _groups(
+    write, chosen: np.ndarray, spare: np.ndarray, objective: OnPolicy
+) -> tuple[list[Group], list[Group], dict[str, float]]:
+    """The groups of a round; those that say nothing give way to other questions where the objective wants that.
+
+    Returns:
+        the groups to learn from; all that were written; and the means of the reward's parts over the latter.
+    """
     groups, means = write(chosen)
+    written, told = list(groups), [(len(groups), means)]
     for _ in range(TRIES if objective.zero_variance == "resample" else 0):
         dull = [i for i, group in enumerate(groups) if says_nothing(group)]
         if not dull or not len(spare):
             break
-        others, _ = write(spare[: len(dull)])
+        others, means = write(spare[: len(dull)])
         spare = spare[len(dull) :]
+        written, told = written + others, [*told, (len(others), means)]
         for i, other in zip(dull, others, strict=False):
             groups[i] = other
-    return groups, means
+    return groups, written, {name: sum(n * part[name] for n, part in told) / len(written) for name in means}
 
 
 def says_nothing(group: Group) -> bool:
