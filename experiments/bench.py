@@ -184,16 +184,17 @@ def opened(config, who: str):
     """The run, its teacher or student, and (prompt tokens, answer tokens) of the rows; the answer is any option."""
     import numpy as np
 
-    from w2s_jax import pipeline
+    from w2s_jax.looking import ask
     from w2s_jax.models.tokenizer import Tokenizer
+    from w2s_jax.run import Run, find_model
     from w2s_jax.tasks.asking import Asking
 
     workdir, store = cli.folders(config)
-    run = pipeline.Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
-    model = pipeline.find_model(run, config[who].model)
+    run = Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
+    model = find_model(run, config[who].model)
     section = config[who]
     asking = Asking(Tokenizer.load(model.folder), section.style, section.chat, context=2**30)
-    questions = pipeline.ask(run.task, "target")
+    questions = ask(run.task, "target")
     drawn = np.random.default_rng(0).permutation(len(questions))[: ROWS.value]
     rows = []
     for n in drawn:

@@ -206,12 +206,12 @@ class _Nobody:
 
 def opened(config):
     """The run, its student's name and folder, the student itself, which never stops writing, and how it computes."""
-    from w2s_jax import pipeline
+    from w2s_jax.run import Run, find_model
     from w2s_jax.settings import compute_of
 
     workdir, store = cli.folders(config)
-    run = pipeline.Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
-    model = pipeline.find_model(run, config.student.model)
+    run = Run(config, 0, cli.open_store(store, workdir), lambda *metrics: None)
+    model = find_model(run, config.student.model)
     lm = run.load(model, config.student.param_dtype)
     lm = dataclasses.replace(lm, tokenizer=dataclasses.replace(lm.tokenizer, stop_ids=(NEVER,)))
     return run, model, lm, compute_of(run.mesh, config.student)
@@ -219,7 +219,7 @@ def opened(config):
 
 def questions_of(run, prompts: str, number: int) -> tuple:
     """Drawn at random: the target's, or those of a file of JSON lines that have a `problem`."""
-    from w2s_jax import pipeline
+    from w2s_jax import looking
     from w2s_jax.types import Question
 
     if prompts:
@@ -228,7 +228,7 @@ def questions_of(run, prompts: str, number: int) -> tuple:
             rows = [json.loads(line) for line in file]
         questions = [Question(f"{n}", "prompts", row["problem"]) for n, row in enumerate(rows)]
     else:
-        questions = list(pipeline.ask(run.task, "target"))
+        questions = list(looking.ask(run.task, "target"))
     drawn = np.random.default_rng(0).permutation(len(questions))[:number]
     return tuple(questions[n] for n in drawn)
 

@@ -110,6 +110,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
 
     from experiments.writer import Writer
     from w2s_jax import pipeline, processes, recovery, report
+    from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check
 
     began, compiled = time.monotonic(), count_compilations()
@@ -121,11 +122,9 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     trials = []
     check(config)
     for seed in config.seeds:
-        one = pipeline.Run(
-            config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else ""
-        )
+        one = Run(config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else "")
         one.task  # noqa: B018  a bad row is said before a model is fetched
-        teacher, student = (pipeline.find_model(one, word) for word in (config.teacher.model, config.student.model))
+        teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
         trials.append(pipeline.link(one, teacher, student))
     folder = os.path.join(workdir, "report")
     if writer is None:

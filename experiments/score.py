@@ -41,10 +41,11 @@ def score(config) -> None:
         ValueError: whatever the trust function, the task or the teacher is refused for.
     """
     from w2s_jax import pipeline, processes
+    from w2s_jax.run import Run, find_model
 
     workdir, store = cli.folders(config)
-    run = pipeline.Run(config, config.seeds[0], cli.open_store(store, workdir), lambda *metrics: None)
-    answers, scores = pipeline.judge(run, pipeline.find_model(run, config.teacher.model), TRUST.value, role=ROLE.value)
+    run = Run(config, config.seeds[0], cli.open_store(store, workdir), lambda *metrics: None)
+    answers, scores = pipeline.judge(run, find_model(run, config.teacher.model), TRUST.value, role=ROLE.value)
     if not processes.is_first():
         return
     lines = (

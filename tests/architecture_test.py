@@ -33,6 +33,8 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("settings",),
+    ("run",),
+    ("looking",),
     ("pipeline",),  # L7
     ("chain", "planning"),  # L8
     ("analysis", "theory"),  # L9

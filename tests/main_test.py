@@ -143,7 +143,7 @@ def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_fo
         return recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {})
 
     monkeypatch.setattr(pipeline, "link", link)
-    monkeypatch.setattr(pipeline, "find_model", lambda run, word: word)
+    monkeypatch.setattr("w2s_jax.run.find_model", lambda run, word: word)
     config = toy.get_config("seeds=2")
     for seeds, labels in (((0, 1), {"seed 0 teach ntf", "seed 1 teach ntf"}), ((1,), {"teach ntf"})):
         config.seeds = seeds

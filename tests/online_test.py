@@ -23,6 +23,7 @@ from w2s_jax import pipeline
 from w2s_jax.models import decoder, hf_io, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
+from w2s_jax.run import Run, find_model
 from w2s_jax.store import Store
 from w2s_jax.student import grpo, online, rewards, sft, trainer
 from w2s_jax.tasks.asking import Asking
@@ -487,8 +488,8 @@ def test_what_cannot_be_taught_is_refused_in_words(lm, tmp_path, change, said):
 def test_a_target_without_gold_is_taught_and_leaves_what_was_written(tmp_path):
     config = toy.get_config("objective=grpo,target_gold=none")
     config.methods = ("naive",)
-    run = pipeline.Run(config, 0, Store(tmp_path / "store", workdir=tmp_path), lambda *metrics: None)
-    trial = pipeline.link(run, *(pipeline.find_model(run, word) for word in (config.teacher.model, config.student.model)))
+    run = Run(config, 0, Store(tmp_path / "store", workdir=tmp_path), lambda *metrics: None)
+    trial = pipeline.link(run, *(find_model(run, word) for word in (config.teacher.model, config.student.model)))
     assert trial.objective == "grpo" and set(trial.trained) == {"naive"}
     labels = json.loads((tmp_path / "runs.json").read_text())
     kept = json.loads((tmp_path / "store" / labels["teach naive"] / pipeline.COMPLETIONS).read_text())

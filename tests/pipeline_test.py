@@ -17,6 +17,8 @@ import pytest
 from experiments import main
 from tests import toy
 from w2s_jax import pipeline, store
+from w2s_jax.looking import Looked, answer
+from w2s_jax.run import Model, Run, find_model
 from w2s_jax.settings import check, method_row, uses_target_gold
 from w2s_jax.store import Ref, Store
 from w2s_jax.types import Answers, Gold, Question, Selection
@@ -27,8 +29,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 def run(workdir, config=None, log=lambda line: None):
     """One link of the toy; returns its trial, and what the store said."""
     config, lines = config or toy.get_config(), []
-    one = pipeline.Run(config, 0, Store(workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
-    models = [pipeline.find_model(one, word) for word in (config.teacher.model, config.student.model)]
+    one = Run(config, 0, Store(workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
+    models = [find_model(one, word) for word in (config.teacher.model, config.student.model)]
     return pipeline.link(one, *models), lines
 
 
@@ -111,10 +113,10 @@ class Served(Store):
 
 def first_to_run(workdir, config, seed=0):
     """The label of the first stage of a run that the store has not, None if it has them all."""
-    one = pipeline.Run(config, seed, Served(workdir / "store", log=lambda line: None), lambda *a: None)
+    one = Run(config, seed, Served(workdir / "store", log=lambda line: None), lambda *a: None)
     of_seed_0 = dataclasses.replace(one, seed=0)
     try:
-        models = [pipeline.find_model(of_seed_0, word) for word in (config.teacher.model, config.student.model)]
+        models = [find_model(of_seed_0, word) for word in (config.teacher.model, config.student.model)]
         pipeline.link(one, *models)
     except NotStored as missing:
         return str(missing)
@@ -161,7 +163,7 @@ def test_another_seed_calibrates_and_teaches_anew_on_the_same_greedy_answers(fin
 
 
 def test_purposes_and_seeds_have_random_keys_of_their_own():
-    one, other = (pipeline.Run(toy.get_config(), seed, None, lambda *a: None) for seed in (0, 1))
+    one, other = (Run(toy.get_config(), seed, None, lambda *a: None) for seed in (0, 1))
     keys = [one.key("teach"), one.key("sampling"), other.key("teach")]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
     assert jax.random.key_data(one.key("teach")).tobytes() == jax.random.key_data(keys[0]).tobytes()
@@ -169,10 +171,10 @@ def test_purposes_and_seeds_have_random_keys_of_their_own():
 
 @pytest.mark.parametrize("role", ["source", "target"])
 def test_a_link_whose_test_questions_stand_in_another_role_is_refused(role):
-    one = pipeline.Run(toy.get_config(), 0, None, lambda *a: None)
+    one = Run(toy.get_config(), 0, None, lambda *a: None)
     one.task.rows["test"] = one.task.rows[role][:5]
     with pytest.raises(ValueError, match=f"stands in {role} and in test"):
-        pipeline.link(one, *[pipeline.Model("m", "", "")] * 2)
+        pipeline.link(one, *[Model("m", "", "")] * 2)
 
 
 def artefacts(workdir):
@@ -181,13 +183,13 @@ def artefacts(workdir):
 
 
 def test_demonstrations_are_each_models_own_and_never_asked(finished, monkeypatch):
-    seen, stage = {}, pipeline.Run.stage
+    seen, stage = {}, Run.stage
 
     def recorded(self, name, fn, /, *, label, **inputs):
         seen[label] = inputs
         return stage(self, name, fn, label=label, **inputs)
 
-    monkeypatch.setattr(pipeline.Run, "stage", recorded)
+    monkeypatch.setattr(Run, "stage", recorded)
     config = toy.get_config()
     config.methods, config.teacher.shots, config.student.shots = ("naive",), 2, 1
     plain = artefacts(finished[0])
@@ -223,7 +225,7 @@ def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
     config.methods = ("oracle", "ntf", "shuffled")
     oracle, ntf, shuffled = check(config)
     answers = Answers(("q0", "q1"), ("a", "b"), ("a", "b"))
-    looked = pipeline.Looked(Ref({"answers": answers, "extra": {}}, ""), None)
+    looked = Looked(Ref({"answers": answers, "extra": {}}, ""), None)
     gold = Gold(("q0", "q1"), (("a",), ("a",)))
     assert pipeline.gather(oracle, looked, gold, {})["correct"].tolist() == [True, False]
     assert pipeline.gather(ntf, looked, gold, {}) == {}
@@ -252,7 +254,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
 
 
 def test_audit_refuses_to_look_before_the_student_is_stored(finished, tmp_path):
-    one = pipeline.Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
+    one = Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
     with pytest.raises(ValueError, match="audit ntf: the student has not been stored"):
         pipeline.audit(one, method_row(one.config, "ntf"), None, None, None, None, (), None)
 
@@ -280,9 +282,9 @@ def test_free_answers_run_with_several_samples_of_a_question(finished_free):
 def answered(workdir, config, **how):
     """The teacher's answers to the target, their entry of the store, and what the store said."""
     lines = []
-    one = pipeline.Run(config, 0, Store(workdir / "store", log=lines.append), lambda *a: None)
-    teacher = pipeline.find_model(one, config.teacher.model)
-    return pipeline.answer(one, teacher, one.task.questions("target"), "teacher", (), "answer target", **how), lines
+    one = Run(config, 0, Store(workdir / "store", log=lines.append), lambda *a: None)
+    teacher = find_model(one, config.teacher.model)
+    return answer(one, teacher, one.task.questions("target"), "teacher", (), "answer target", **how), lines
 
 
 def test_a_teachers_majority_is_one_answer_to_a_question_unless_it_is_scored(finished_free):
@@ -413,9 +415,9 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
     config.methods = ("naive",)
     config.student.training.lora_rank = 2
     main.run(config, workdir=str(tmp_path), store=str(store))
-    one = pipeline.Run(config, 0, Store(store, log=lambda line: None), lambda *a: None)
+    one = Run(config, 0, Store(store, log=lambda line: None), lambda *a: None)
     base, merged, adapted = (
-        pipeline.find_model(one, str(word))
+        find_model(one, str(word))
         for word in ("pretrain:strong", tmp_path / "student" / "naive", tmp_path / "adapter" / "naive")
     )
     assert (adapted.name, adapted.folder, len({base.key, merged.key, adapted.key})) == ("naive", base.folder, 3)
@@ -427,11 +429,11 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
     file = other / "adapter_config.json"
     text = file.read_text()
     file.write_text(text.replace('"lora_alpha": 32', '"lora_alpha": 16'))
-    assert pipeline.find_model(one, str(other)).key != adapted.key
+    assert find_model(one, str(other)).key != adapted.key
     for word, said in ((adapted.adapter, "is an adapter itself"), ("/nowhere", "'/nowhere' is no directory here")):
         file.write_text(text.replace(base.folder, word))
         with pytest.raises(ValueError, match=f"{said}(.|\n)*base_model_name_or_path of {file}: correct it there"):
-            pipeline.find_model(one, str(other))
+            find_model(one, str(other))
 
 
 @pytest.mark.slow
@@ -458,9 +460,9 @@ def test_a_quantised_base_is_taught_and_leaves_a_plain_model(finished, tmp_path)
     config, store = toy.get_config(), Store(finished[0] / "store", log=lambda line: None)
     config.methods, config.student.quantise, config.student.training.lora_rank = ("naive",), "int8", 2
     main.run(config, workdir=str(tmp_path), store=str(store.root))
-    one = pipeline.Run(config, 0, store, lambda *a: None)
+    one = Run(config, 0, store, lambda *a: None)
     merged, adapted, base = (
-        one.load(pipeline.find_model(one, str(word)), "float32").params["layers"]["block_0"]["mlp"]["up"]["kernel"]
+        one.load(find_model(one, str(word)), "float32").params["layers"]["block_0"]["mlp"]["up"]["kernel"]
         for word in (tmp_path / "student" / "naive", tmp_path / "adapter" / "naive", "pretrain:strong")
     )
     # The student is the widened base and its adapter; the adapter alone goes on the base as it was.

@@ -71,8 +71,7 @@ def held(tree) -> int:
 
 def plan_and_hold() -> None:
     """Plans the toy for two devices, then makes the arrays that its training takes, as the trainer makes them."""
-    from w2s_jax import pipeline
-    from w2s_jax.models import decoder
+    from w2s_jax.models import decoder, sharding
     from w2s_jax.settings import compute_of, training_of
     from w2s_jax.student import sft, trainer
 
@@ -80,7 +79,7 @@ def plan_and_hold() -> None:
     found = plan.plan(config, "cpu:2", stages=("observe",))
     (teach,) = (phase for phase in phases.phases(config, jax.devices()) if phase.stage == "teach")
     shape, training = phases.shape_of(config, config.student.model), training_of(config.student.training)
-    compute = compute_of(pipeline.sharding.make_mesh(**config.mesh), config.student)
+    compute = compute_of(sharding.make_mesh(**config.mesh), config.student)
     params = compute.place_params(jax.tree.map(lambda x: x.astype(jnp.bfloat16), decoder.init(shape, jax.random.key(0))))
     learnt = compute.place_params(
         trainer.fresh(params, jax.random.key(0), jax.random.key(1), objective=sft.make(), training=training)
@@ -107,6 +106,7 @@ def test_a_small_config_is_planned_and_its_bytes_are_those_of_the_real_arrays():
 def run_as_planned(folder, interface, objective) -> None:
     """Runs the toy on two simulated devices; says of each planned program whether just that was called."""
     from w2s_jax import choosing, features, pipeline, slots
+    from w2s_jax.run import Run, find_model
     from w2s_jax.settings import compute_of
     from w2s_jax.store import Store
     from w2s_jax.student import online, trainer
@@ -149,8 +149,8 @@ def run_as_planned(folder, interface, objective) -> None:
         config.teacher.style = config.student.style = "letter"
         planned |= {phase.name: phase for phase in phases.phases(config, jax.devices())}
         config.teacher.style = config.student.style = "direct"
-    run = pipeline.Run(config, 0, Store(f"{folder}/store", workdir=folder), lambda *metrics: None)
-    teacher, student = (pipeline.find_model(run, word) for word in (config.teacher.model, config.student.model))
+    run = Run(config, 0, Store(f"{folder}/store", workdir=folder), lambda *metrics: None)
+    teacher, student = (find_model(run, word) for word in (config.teacher.model, config.student.model))
     pipeline.link(run, teacher, student)
     if interface == "choice":
         texts = [Asked("q", (2, 3), ((4, 5), (6, 7)), (1, 1))]

@@ -17,6 +17,7 @@ from tests import tiny, toy
 from w2s_jax import pipeline, store
 from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
+from w2s_jax.run import Run, find_model
 from w2s_jax.types import LM
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -44,9 +45,9 @@ def stored(workdir, label):
 
 
 def judge(workdir, method="ntf", *, teacher="pretrain:weak", role="target", says=lambda line: None, **observe):
-    run = pipeline.Run(config(**observe), 0, store.Store(workdir / "store", log=says), lambda *metrics: None)
+    run = Run(config(**observe), 0, store.Store(workdir / "store", log=says), lambda *metrics: None)
     folder = method if "/" in str(method) else workdir / "trust" / method
-    return pipeline.judge(run, pipeline.find_model(run, teacher), folder, role=role)
+    return pipeline.judge(run, find_model(run, teacher), folder, role=role)
 
 
 def command(workdir, *flags):

@@ -2,33 +2,30 @@
 
     ask -> answer -> observe -> calibrate -> trust -> select -> teach -> score -> recover -> audit
 
-This is the only file that calls `Task.gold`; it and `settings` are the only ones that read a config: what they call takes plain
-keyword arguments.
+This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed) and `run` (what all stages
+share), which read the config as it does; what they call takes plain keyword arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, or the oracle); the
 report marks them. Every stage goes through the store, so that methods share what they have in common.
 
 Source: arXiv 2606.01000.
 """
 
-import dataclasses
 import functools
 import hashlib
 import inspect
 import json
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import answering, features, files, metrics, plugins, processes, recovery, scoring, selection
-from w2s_jax.drawing import Drawing
-from w2s_jax.models import hf_io, hub, lora, peft_io, sharding
+from w2s_jax import metrics, plugins, processes, recovery, scoring, selection
+from w2s_jax.looking import Looked, answer, ask, look, shown_to
+from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
-from w2s_jax.pretrain import pretrain
+from w2s_jax.run import ROLES, Model, Run
 from w2s_jax.settings import (
     Row,
     check,
@@ -40,112 +37,15 @@ from w2s_jax.settings import (
     uses_target_gold,
     writing_of,
 )
-from w2s_jax.store import Ref, Store, Stored
+from w2s_jax.store import Ref, Stored
 from w2s_jax.student import OnPolicy, online, rewards, trainer
-from w2s_jax.tasks import Task
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.tasks.roles import Demonstrations, demonstrate, leave_out, refuse_overlap, refuse_repeats
+from w2s_jax.tasks.roles import Demonstrations, leave_out, refuse_overlap
 from w2s_jax.trust import artefact
-from w2s_jax.types import LM, Answers, Audit, Evidence, Gold, Lesson, Question, Score, Selection
+from w2s_jax.types import Answers, Audit, Gold, Lesson, Question, Score, Selection
 
 VERSION = "2"
-ROLES = ("source", "target", "test")
 COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
-Log = Callable[[str, int, Mapping[str, float]], None]
-"""Takes (stage label, step, metrics)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A language model that has not been loaded.
-
-    Attributes:
-        name: what the tables call it.
-        folder: its Hugging Face directory.
-        key: its content key.
-        hub_id: where the folder is the local copy of one.
-        adapter: PEFT directory of an adapter that is merged into it on load, or "".
-    """
-
-    name: str
-    folder: str
-    key: str
-    hub_id: str = ""
-    adapter: str = ""
-
-    @property
-    def ref(self) -> Ref:
-        return Ref(self, self.key)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What all stages of a run share.
-
-    Attributes:
-        config: see `experiments/configs/base.py`.
-        seed: of this run.
-        store: where artefacts go.
-        log: receives training metrics.
-        prefix: before every label, such as "seed 3 ", where several runs share a workdir.
-        loaded: the model in memory, see `load`.
-    """
-
-    config: ConfigDict
-    seed: int
-    store: Store
-    log: Log
-    prefix: str = ""
-    loaded: dict[tuple[Model, str, str], LM] = dataclasses.field(default_factory=dict, compare=False)
-
-    def stage(self, name: str, fn: Callable[..., Any], /, *, label: str, **inputs: Any) -> Stored:
-        """`Store.stage` under this run's label."""
-        return self.store.stage(name, fn, label=self.prefix + label, **inputs)
-
-    def load(self, model: Model, param_dtype: str, quantise: str = "") -> LM:
-        """The model itself, on the mesh, its parameters in that format; the last one stays loaded, two never are."""
-        if (model, param_dtype, quantise) not in self.loaded:
-            self.loaded.clear()
-            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, quantise=quantise, key=model.key)
-            if model.adapter:
-                adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
-                lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
-            self.loaded[model, param_dtype, quantise] = lm
-        return self.loaded[model, param_dtype, quantise]
-
-    def key(self, purpose: str) -> jax.Array:
-        """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
-        return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(purpose.encode()))
-
-    @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
-        return sharding.make_mesh(**self.config.mesh)
-
-    @functools.cached_property
-    def task(self) -> Task:
-        keywords = dict(self.config.tasks)
-        return plugins.make("task", keywords.pop("name"), seed=self.seed, **keywords)
-
-
-@dataclasses.dataclass(frozen=True)
-class Looked:
-    """A teacher's answers to a role and its hidden states at them; the stages after it read both as `Evidence`."""
-
-    answered: Stored
-    observed: Stored
-
-    @property
-    def answers(self) -> Answers:
-        return self.answered.value["answers"]
-
-    @property
-    def extra(self) -> Mapping[str, np.ndarray]:
-        return self.answered.value["extra"]
-
-    def evidence(self, given: Mapping[str, np.ndarray] | None = None) -> Evidence:
-        x = np.load(self.observed.path / "x.npy", mmap_mode="r", allow_pickle=False)
-        return Evidence(self.answers, x, {**self.extra, **(given or {})})
-
 
 # ---- The link --------------------------------------------------------------------------------------------------------
 
@@ -259,201 +159,6 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
         run.store.log(
             f"note: this trust function was fitted on the teacher {known!r}, another model than this {teacher.name!r}"
         )
-
-
-# ---- 0 pretrain ------------------------------------------------------------------------------------------------------
-
-
-def find_model(run: Run, word: str) -> Model:
-    """The model of a config word: "pretrain:<section>", a local directory, or a hub id; of a model, or of a PEFT adapter.
-
-    Raises:
-        ValueError: no such section or directory, the hub cannot be reached, or the directory holds no model that is read.
-    """
-    kind, _, name = word.partition(":")
-    if kind == "pretrain":
-        return pretrained(run, name)
-    folder = hub.local_folder(word)
-    name = word.rstrip("/").rpartition("/")[2]
-    if peft_io.is_adapter(folder):
-        return adapted(run, name, folder)
-    hf_io.check(folder)  # a student is loaded hours later: what is wrong with it is said now
-    return Model(name, folder, run.store.content_key(folder), hub_id="" if folder == word else word)
-
-
-def adapted(run: Run, name: str, folder: str) -> Model:
-    """The model of an adapter directory: the base model that it names, and the adapter."""
-    try:
-        base = find_model(run, peft_io.base_of(folder))
-        if base.adapter:
-            raise ValueError(f"{base.adapter} is an adapter itself; merge the two with PEFT (merge_and_unload)")
-    except ValueError as error:
-        file = epath.Path(folder) / peft_io.CONFIG
-        raise ValueError(f"{error}\n(this is the base_model_name_or_path of {file}: correct it there)") from None
-    peft_io.check(folder, hf_io.read_config(base.folder), base.folder)
-    parts = [run.store.content_key(epath.Path(folder) / file) for file in (peft_io.CONFIG, peft_io.WEIGHTS)]
-    return Model(name, base.folder, files.digest([base.key, *parts]), adapter=folder)
-
-
-def pretrained(run: Run, name: str) -> Model:
-    """Trains a model of one's own from the task's corpus that its section names."""
-    if name not in run.config.pretrain:
-        known = ", ".join(run.config.pretrain) or "none"
-        raise ValueError(f"model 'pretrain:{name}': the config's pretrain sections are {known}; name one of them")
-    section = run.config.pretrain[name]
-    if not hasattr(run.task, "corpus"):
-        raise ValueError(
-            f"task {run.config.tasks.name!r} has no corpus to pretrain on: set teacher.model and student.model to local "
-            "directories or hub ids in the config"
-        )
-    questions, finals = run.task.corpus(section.corpus)
-    for role in ROLES:
-        refuse_overlap(**{f"corpus {section.corpus!r}": questions, role: run.task.questions(role)})
-    label = f"pretrain {name}"
-
-    def fn(work, **inputs):
-        lm = pretrain(
-            questions,
-            finals,
-            run.task.vocabulary(),
-            plugins.make("objective", "sft"),
-            decoder_kw=section.decoder.to_dict(),
-            style=section.style,
-            training=training_of(section.training),
-            shape=Shape(**section.training.shape),
-            compute=compute_of(run.mesh, section),
-            key=run.key(label),
-            partial=work.partial,
-            log=functools.partial(run.log, run.prefix + label),
-            label=label,
-        )
-        hf_io.save(lm, work.out / "model")
-
-    stored = run.stage(
-        "pretrain",
-        fn,
-        code=("w2s_jax.pretrain", "w2s_jax.models.hf_io", *plugins.source_words("objective", "sft")),
-        label=label,
-        section=section.to_dict(),
-        mesh=run.config.mesh.to_dict(),
-        seed=run.seed,
-        name=name,
-        questions=questions,
-        finals=finals,
-        vocabulary=run.task.vocabulary(),
-    )
-    return Model(name, str(stored.path / "model"), stored.key)
-
-
-# ---- 1 ask -----------------------------------------------------------------------------------------------------------
-
-
-def ask(task: Task, role: str) -> tuple[Question, ...]:
-    """The questions of a role."""
-    questions = task.questions(role)
-    if not questions:
-        raise ValueError(f"the {role} role has no questions; change the tasks section of the config")
-    refuse_repeats(role, questions)
-    return questions
-
-
-def shown_to(run: Run, who: str, source: Sequence[Question], gold: Gold | None) -> Demonstrations:
-    """The demonstrations that the teacher or the student is shown, from the labelled source."""
-    if gold is None:
-        raise ValueError(
-            "the source has no answers: a trust function is calibrated on labelled questions; change tasks.source in the config"
-        )
-    return demonstrate(source, gold.answers(), shots=run.config[who].shots, key=run.key("demonstrations"))
-
-
-# ---- 2 answer, 3 observe ---------------------------------------------------------------------------------------------
-
-
-def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonstrations, role: str) -> Looked:
-    """The teacher answers a role, and its hidden states at its answers are kept."""
-    section = run.config.teacher
-    asked_for = {"layers": tuple(run.config.observe.layers), "token": run.config.observe.token}
-    answered = answer(run, teacher, questions, "teacher", shown, f"answer {role}")
-
-    def fn(work, **inputs):
-        features.observe(
-            run.load(teacher, section.param_dtype),
-            answered.value["rollout"],
-            **asked_for,
-            shape=Shape(**section.shape),
-            compute=compute_of(run.mesh, section),
-            out=work.out,
-            partial=work.partial,
-        )
-
-    observed = run.stage(
-        "observe",
-        fn,
-        code=("w2s_jax.features", "w2s_jax.models.peft_io"),
-        label=f"observe {role}",
-        teacher=teacher.ref,
-        answered=answered,
-        **asked_for,
-        computing=computing_of(run.config, section),
-        shape=section.shape.to_dict(),
-    )
-    return Looked(answered, observed)
-
-
-def answer(
-    run: Run, model: Model, questions: Sequence[Question], who: str, shown: Demonstrations, label: str, *, once: bool = False
-) -> Stored:
-    """A model's answers; `who` is the config section that says how it is asked, "teacher" or "student".
-
-    `once`: one greedy answer to each question, whatever the section says; for scoring. Otherwise a teacher whose `label` says
-    so gives one answer to a question, the majority of its samples.
-    """
-    section = run.config[who]
-    asking = {"style": section.style, "chat": section.chat}
-    if run.task.interface == "choice":
-        how = {"normalise": section.normalise}
-    else:
-        how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else {}))
-    vote = run.task.interface == "free" and not once and section.get("label") == "majority"
-
-    def fn(work, **inputs):
-        lm = run.load(model, section.param_dtype)
-        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
-        if run.task.interface == "choice":
-            settings = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section), "label": label}
-            return answering.by_choice(lm, questions, asked, **how, **settings)
-        answered = answering.by_writing(
-            lm,
-            questions,
-            asked,
-            run.task.extract,
-            num_samples=how["num_samples"],
-            drawing=Drawing(**how["drawing"]),
-            max_new_tokens=how["max_new_tokens"],
-            stop_texts=how["stop_texts"],
-            num_slots=how["num_slots"],
-            row_length=section.shape.row_length,
-            compute=compute_of(run.mesh, section, dtype=how["decode_dtype"]),
-            key=run.key("sampling"),
-            partial=work.partial,
-            label=label,
-        )
-        return answering.majority(answered, how["num_samples"]) if vote else answered
-
-    return run.stage(
-        "answer",
-        fn,
-        code=("w2s_jax.answering", "w2s_jax.models.peft_io", *plugins.source_words("task", run.config.tasks.name)),
-        label=label,
-        model=model.ref,
-        questions=tuple(questions),
-        shown=shown,
-        asking=asking,
-        how={**how, "vote": vote},
-        seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
-        computing=computing_of(run.config, section),
-        shape=section.shape.to_dict(),
-    )
 
 
 # ---- 4 calibrate, 5 trust, 6 select ----------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""The teacher looks at a role: questions are asked, answered, and the hidden states at the answers kept (stages 1 to 3).
+
+Students and ceilings are asked in the same way when they are scored.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from w2s_jax import answering, features, plugins
+from w2s_jax.drawing import Drawing
+from w2s_jax.packing import Shape
+from w2s_jax.run import Model, Run
+from w2s_jax.settings import compute_of, computing_of, writing_of
+from w2s_jax.store import Stored
+from w2s_jax.tasks import Task
+from w2s_jax.tasks.asking import Asking
+from w2s_jax.tasks.roles import Demonstrations, demonstrate, refuse_repeats
+from w2s_jax.types import Answers, Evidence, Gold, Question
+
+VERSION = "1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """A teacher's answers to a role and its hidden states at them; the stages after it read both as `Evidence`."""
+
+    answered: Stored
+    observed: Stored
+
+    @property
+    def answers(self) -> Answers:
+        return self.answered.value["answers"]
+
+    @property
+    def extra(self) -> Mapping[str, np.ndarray]:
+        return self.answered.value["extra"]
+
+    def evidence(self, given: Mapping[str, np.ndarray] | None = None) -> Evidence:
+        x = np.load(self.observed.path / "x.npy", mmap_mode="r", allow_pickle=False)
+        return Evidence(self.answers, x, {**self.extra, **(given or {})})
+
+
+def ask(task: Task, role: str) -> tuple[Question, ...]:
+    """The questions of a role."""
+    questions = task.questions(role)
+    if not questions:
+        raise ValueError(f"the {role} role has no questions; change the tasks section of the config")
+    refuse_repeats(role, questions)
+    return questions
+
+
+def shown_to(run: Run, who: str, source: Sequence[Question], gold: Gold | None) -> Demonstrations:
+    """The demonstrations that the teacher or the student is shown, from the labelled source."""
+    if gold is None:
+        raise ValueError(
+            "the source has no answers: a trust function is calibrated on labelled questions; change tasks.source in the config"
+        )
+    return demonstrate(source, gold.answers(), shots=run.config[who].shots, key=run.key("demonstrations"))
+
+
+def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonstrations, role: str) -> Looked:
+    """The teacher answers a role, and its hidden states at its answers are kept."""
+    section = run.config.teacher
+    asked_for = {"layers": tuple(run.config.observe.layers), "token": run.config.observe.token}
+    answered = answer(run, teacher, questions, "teacher", shown, f"answer {role}")
+
+    def fn(work, **inputs):
+        features.observe(
+            run.load(teacher, section.param_dtype),
+            answered.value["rollout"],
+            **asked_for,
+            shape=Shape(**section.shape),
+            compute=compute_of(run.mesh, section),
+            out=work.out,
+            partial=work.partial,
+        )
+
+    observed = run.stage(
+        "observe",
+        fn,
+        code=("w2s_jax.features", "w2s_jax.models.peft_io"),
+        label=f"observe {role}",
+        teacher=teacher.ref,
+        answered=answered,
+        **asked_for,
+        computing=computing_of(run.config, section),
+        shape=section.shape.to_dict(),
+    )
+    return Looked(answered, observed)
+
+
+def answer(
+    run: Run, model: Model, questions: Sequence[Question], who: str, shown: Demonstrations, label: str, *, once: bool = False
+) -> Stored:
+    """A model's answers; `who` is the config section that says how it is asked, "teacher" or "student".
+
+    `once`: one greedy answer to each question, whatever the section says; for scoring. Otherwise a teacher whose `label` says
+    so gives one answer to a question, the majority of its samples.
+    """
+    section = run.config[who]
+    asking = {"style": section.style, "chat": section.chat}
+    if run.task.interface == "choice":
+        how = {"normalise": section.normalise}
+    else:
+        how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else {}))
+    vote = run.task.interface == "free" and not once and section.get("label") == "majority"
+
+    def fn(work, **inputs):
+        lm = run.load(model, section.param_dtype)
+        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
+        if run.task.interface == "choice":
+            settings = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section), "label": label}
+            return answering.by_choice(lm, questions, asked, **how, **settings)
+        answered = answering.by_writing(
+            lm,
+            questions,
+            asked,
+            run.task.extract,
+            num_samples=how["num_samples"],
+            drawing=Drawing(**how["drawing"]),
+            max_new_tokens=how["max_new_tokens"],
+            stop_texts=how["stop_texts"],
+            num_slots=how["num_slots"],
+            row_length=section.shape.row_length,
+            compute=compute_of(run.mesh, section, dtype=how["decode_dtype"]),
+            key=run.key("sampling"),
+            partial=work.partial,
+            label=label,
+        )
+        return answering.majority(answered, how["num_samples"]) if vote else answered
+
+    return run.stage(
+        "answer",
+        fn,
+        code=("w2s_jax.answering", "w2s_jax.models.peft_io", *plugins.source_words("task", run.config.tasks.name)),
+        label=label,
+        model=model.ref,
+        questions=tuple(questions),
+        shown=shown,
+        asking=asking,
+        how={**how, "vote": vote},
+        seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
+        computing=computing_of(run.config, section),
+        shape=section.shape.to_dict(),
+    )
