@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -395,6 +396,14 @@ def test_what_is_told_of_the_rewards_parts_is_of_all_answers_that_were_written()
     groups, written, means = online._groups(write, np.array([0, 1, 5]), np.array([6, 7, 8]), objective)
     assert [group.row for group in groups] == [6, 7, 5] and [group.row for group in written] == [0, 1, 5, 6, 7]
     assert means == {"part": pytest.approx((2 * 1.0 + 3 * 0.5) / 5)}
+
+
+def test_an_answer_is_cut_unless_a_stop_token_or_a_stop_text_ends_it():
+    tokenizer = types.SimpleNamespace(stop_ids=(9,))
+    dialogue = types.SimpleNamespace(asking=types.SimpleNamespace(tokenizer=tokenizer), stop_texts=("Question:",))
+    answers = {(1, 2, 9): "so 4", (1, 2, 3): "so 4", (1, 2, 4): "4 Question:", (1, 3): "so"}
+    cut = [online.is_cut(np.array(tokens), text, 3, dialogue) for tokens, text in answers.items()]
+    assert cut == [False, True, False, False]
 
 
 @pytest.mark.parametrize("zero_variance", ["keep", "mask", "resample"])

@@ -37,7 +37,7 @@ from w2s_jax.student.trainer import Made, Taught, Training
 from w2s_jax.tasks.asking import Asked, Asking
 from w2s_jax.types import LM, Batch, Lesson, Ragged
 
-VERSION = "1"
+VERSION = "2"
 TRIES = 3
 """How often groups that say nothing are replaced by other questions in a round."""
 SHOWN = 8
@@ -247,7 +247,9 @@ def _write(lm, lesson: Lesson, asked: Sequence[Asked], objective, dialogue: Dial
     text = tuple(dialogue.asking.tokenizer.decode(tokens) for tokens in rollout.completion)
     final = tuple(map(dialogue.extract, text))
     of = np.repeat(chosen, S)
-    cut = np.array([is_cut(tokens, objective, dialogue.asking.tokenizer.stop_ids) for tokens in rollout.completion])
+    cut = np.array(
+        [is_cut(*answer, objective.max_new_tokens, dialogue) for answer in zip(rollout.completion, text, strict=True)]
+    )
     reward, means = objective.reward(
         texts=text,
         finals=final,
@@ -266,9 +268,10 @@ def _write(lm, lesson: Lesson, asked: Sequence[Asked], objective, dialogue: Dial
     return groups, means
 
 
-def is_cut(tokens: np.ndarray, objective: OnPolicy, stop_ids: Sequence[int]) -> bool:
-    """Whether an answer reached its greatest length without ending."""
-    return len(tokens) >= objective.max_new_tokens and tokens[-1] not in stop_ids
+def is_cut(tokens: np.ndarray, text: str, max_new_tokens: int, dialogue: Dialogue) -> bool:
+    """Whether an answer reached its greatest length without ending, by a stop token or a stop text."""
+    ended = tokens[-1] in dialogue.asking.tokenizer.stop_ids or any(stop in text for stop in dialogue.stop_texts)
+    return len(tokens) >= max_new_tokens and not ended
 
 
 def _groups(
