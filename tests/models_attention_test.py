@@ -36,7 +36,7 @@ def reference(q, k, v, mask, scale):
     """Head by head and in float64, by the definition."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     out = np.zeros(q.shape)
-    for b, h in np.ndindex(B, H):
+    for b, h in np.ndindex(len(q), H):
         score = q[b, :, h] @ k[b, :, h // (H // J)].T * scale
         share = np.exp(np.where(mask[b], score, -np.inf) - np.where(mask[b], score, -np.inf).max(-1, keepdims=True))
         out[b, :, h] = share / share.sum(-1, keepdims=True) @ v[b, :, h // (H // J)]
@@ -58,6 +58,26 @@ def test_a_back_end_computes_the_definition(name, window):
         out = jax.jit(BACK_ENDS[name], static_argnums=4)(*arrays(), attention.segment_sight(SEGMENT, window), 0.3)
     want = reference(*arrays(), plain_mask(window), 0.3)
     assert np.abs(out - want)[real].max() <= 1e-5 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", [name for name in BACK_ENDS if name in attention.SEES_PREFIXES])
+@pytest.mark.parametrize("window", [0, 5])
+def test_a_prefix_is_seen_by_those_that_share_it_and_by_no_one_else(name, window):
+    segment, prefix, position = (np.zeros((B, L), np.int32) for _ in range(3))
+    parts = {1: np.arange(9), 2: np.arange(9, 14), 3: np.arange(14, 140), 4: np.arange(140, 150)}  # 2 and 3 share 1
+    for number, places in parts.items():
+        segment[1, places] = number
+        prefix[1, places] = number in (2, 3)
+        position[1, places] = np.arange(len(places)) + (9 if number in (2, 3) else 0)
+    with jax.default_matmul_precision("highest"), warnings.catch_warnings(action="ignore"):
+        sight = attention.prefix_sight(segment, prefix, position, window)
+        out = np.asarray(jax.jit(BACK_ENDS[name], static_argnums=4)(*arrays(), sight, 0.3))
+    for number, own in parts.items():
+        whole = np.concatenate([parts[1], own]) if number in (2, 3) else own
+        near = np.subtract.outer(range(len(whole)), range(len(whole)))
+        mask = (near >= 0) & (near < window if window else True)
+        want = reference(*(x[1:, whole] for x in arrays()), mask[None], 0.3)[0, -len(own) :]
+        assert np.abs(out[1, own] - want).max() <= 1e-5 * np.abs(want).max(), number
 
 
 @pytest.mark.parametrize("name", [name for name in BACK_ENDS if name != "xla"])

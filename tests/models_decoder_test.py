@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from w2s_jax import packing
 from w2s_jax.models import attention, decoder, layers, likelihood, lora, rope
 from w2s_jax.models.config import DecoderConfig
+from w2s_jax.packing import Shape
+from w2s_jax.types import Ragged
 
 # A group of two blocks and one left over exercise both ways in which blocks are stored.
 CONFIG = DecoderConfig(32, 16, 3, 4, 2, 6, 24, qkv_bias=True, qk_norm=True, pattern=("global", "global"), init_std=0.3)
@@ -295,6 +298,25 @@ def test_a_window_hides_what_is_further_back_in_rows_and_in_the_cache_alike():
     for window in (0, 1, 4, 9, 20):
         cached = attention.cache_sight(jnp.arange(9)[None], 9, window).mask
         np.testing.assert_array_equal(cached, attention.segment_sight(alone, window).mask)
+
+
+@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["plain", "other"])
+def test_answers_that_share_a_prompt_are_as_probable_as_each_behind_its_own(config):
+    draw = np.random.default_rng(0)
+    prompt, *answers = (draw.integers(1, 32, n).astype(np.int32) for n in (5, 4, 6, 1))
+    params, model = decoder.init(config, jax.random.key(1)), decoder.Decoder(config)
+    apart = packed([[np.concatenate([prompt, answer])] for answer in answers])
+    _, wanted, _ = run(model, params, None, *apart)
+    together = np.concatenate([prompt[:-1], *(np.append(prompt[-1], answer) for answer in answers)])
+    branch = np.repeat([0, 1, 2, 3], [4, *(1 + len(answer) for answer in answers)])
+    batch = packing.lay_out(Ragged.of([together], np.int32), [[0]], Shape(20, 1, 1), branch=Ragged.of([branch], np.int32))
+    hidden = model.apply({"params": params}, batch.token, batch.segment, batch.position, prefix=batch.prefix).hidden
+    logp, _ = likelihood.token_logp(model, params, hidden, batch.token, batch.segment, chunk=4)
+    for number, answer in enumerate(answers):
+        mine = np.asarray(logp)[0, : len(branch)][branch == number + 1][1:]
+        own = np.asarray(wanted)[number, len(prompt) : len(prompt) + len(answer)]
+        assert len(mine) == len(answer)
+        close(mine, own, 1e-5)
 
 
 def test_local_blocks_do_not_see_past_their_window():

@@ -266,13 +266,18 @@ def all_logp(variables, head, token, segment, position, *, model, temperature):
 
 
 def by_hand(lm, learnt, batches, temperature, training):
-    """f32[A, B, L]: log-probabilities of all tokens given those before them in their segment, from the logits."""
+    """f32[A, B, L]: log-probabilities of the answers' tokens, each answer alone behind its prompt, from the logits."""
     params = lm.params if training.lora_rank else learnt
     variables = {"params": params, "lora": learnt} if training.lora_rank else {"params": params}
     model = tiny.compute().model(lm.config, lora_scale=training.lora_scale)
     settings = {"model": model, "temperature": temperature}
-    rows = zip(batches.token, batches.segment, batches.position, strict=True)
-    return np.stack([all_logp(variables, params["embed"]["weight"], *row, **settings) for row in rows])
+    found = np.zeros(batches.token.shape, np.float32)
+    for a, b, places in answers(batches):
+        token, real = np.zeros((1, batches.token.shape[2]), np.int32), np.zeros((1, batches.token.shape[2]), np.int32)
+        token[0, : len(places)], real[0, : len(places)] = batches.token[a, b, places], 1
+        logp = all_logp(variables, params["embed"]["weight"], token, real, np.arange(token.shape[1])[None], **settings)
+        found[a, b, places] = np.where(batches.weight[a, b, places] != 0, logp[0, : len(places)], 0)
+    return found
 
 
 @pytest.mark.parametrize("settings, each", [({}, 0), ({"inner_steps": 2, "beta": 0.1}, 2), ({"beta": 0.1}, 1)])
@@ -317,12 +322,17 @@ def test_each_completion_token_is_told_its_advantage_its_share_and_its_trust(lm,
 
 
 def segments(batches):
-    for a in range(batches.token.shape[0]):
-        for b in range(batches.token.shape[1]):
-            for s in range(1, batches.segment[a, b].max() + 1):
-                here = batches.segment[a, b] == s
-                extra = {name: value[a, b][here] for name, value in batches.extra.items()}
-                yield batches.token[a, b][here], batches.weight[a, b][here], extra
+    for a, b, places in answers(batches):
+        extra = {name: value[a, b, places] for name, value in batches.extra.items()}
+        yield batches.token[a, b, places], batches.weight[a, b, places], extra
+
+
+def answers(batches):
+    """Micro-batch, row and places of each answer, those of its prompt before its own."""
+    for a, b in np.ndindex(batches.token.shape[:2]):
+        segment, prefix = batches.segment[a, b], batches.prefix[a, b]
+        for s in np.unique(segment[prefix > 0]):
+            yield a, b, np.flatnonzero((segment == s) | (segment == prefix[segment == s][0]))
 
 
 def test_a_question_without_trust_is_never_asked(lm, tmp_path, steps):
@@ -343,6 +353,36 @@ def test_a_student_on_a_packed_base_writes_what_it_is_trained_on(lm, tmp_path):
     student = taught(packed, tmp_path / "run", objective, LORA, log=lambda step, metrics: told.append(metrics))
     assert max(metrics["sampler_gap_max"] for metrics in told) < 1e-4 and len(told) > 3
     assert student.adapters is not None
+
+
+@BOTH
+def test_prompts_shared_by_their_answers_teach_what_repeated_ones_teach(lm, tmp_path, training, steps, monkeypatch):
+    objective = own("first_letters", inner_steps=2, beta=0.1)
+    students, rounds = [], []
+    for shared in (True, False):
+        monkeypatch.setattr(online, "SEES_PREFIXES", {"xla"} if shared else set())
+        students.append(taught(lm, tmp_path / str(shared), objective, training).lm)
+        rounds.append([batches for _, batches in steps])
+        steps.clear()
+    together, apart = rounds
+    assert all(batches.prefix is None for batches in apart)
+    for one, other in zip(together, apart, strict=True):
+        assert (one.weight != 0).sum() == (other.weight != 0).sum()
+        assert (one.segment > 0).sum() < (other.segment > 0).sum(), "a prompt of 3 tokens, once for several answers"
+    assert max(map(gap, *map(leaves, (student.params for student in students)))) < 1e-4
+
+
+def test_a_group_too_long_for_a_row_is_cut_between_answers():
+    completion = [np.zeros(n, np.int32) for n in (3, 3, 4, 1)]
+    group = online.Group(0, np.zeros(5, np.int32), completion, [], (), (), np.zeros(4), np.zeros(4, bool))
+    for row_length, bundles in {
+        19: [[0, 1, 2, 3]],
+        18: [[0, 1, 2], [3]],
+        12: [[0, 1], [2, 3]],
+        9: [[0], [1], [2], [3]],
+    }.items():
+        assert list(online._bundles(group, row_length)) == bundles
+        assert max(4 + sum(1 + len(completion[s]) for s in some) for some in bundles) <= row_length
 
 
 # ---- Groups that say nothing --------------------------------------------------------------------------------------------
@@ -513,7 +553,7 @@ MESHES = {"1x1x1": (1, 1, 1), "2x1x1": (2, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (
 ROWS = {1: 16, 2: 8, 4: 4}  # micro-batches of a round -> rows of one
 
 
-def on_mesh(sizes, folder, training, batch_rows=16, max_segments=2):
+def on_mesh(sizes, folder, training, batch_rows=16, max_segments=1):
     """The student, what it wrote, and the loss and gradient norm of each step."""
     config = dataclasses.replace(tiny.CONFIG, num_heads=4, num_kv_heads=2)
     compute = Compute(sharding.make_mesh(*sizes))
@@ -591,7 +631,7 @@ def test_neither_mesh_nor_micro_batches_change_what_is_written_or_learnt(found, 
     assert one["steps"] == 20 and one["written"], one
     assert one["gradient"] <= 1e-5 and one["loss"] <= 1e-4 and one["params"] <= 1e-4 and one["sampler"] < 1e-4, one
     if where.startswith("parts"):
-        assert one["counts"] == [int(where.split()[1])], one
+        assert max(one["counts"]) == int(where.split()[1]), one
 
 
 if __name__ == "__main__":

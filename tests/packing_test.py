@@ -42,6 +42,15 @@ def test_a_row_longer_than_the_device_row_is_refused_with_the_line_to_change():
         packing.pack(np.array([3, 9]), Shape(8, 1, 4))
 
 
+def test_branches_are_segments_of_their_own_that_go_on_from_their_stem():
+    token = Ragged.of([[5, 6, 7, 8, 9], [1, 2]], np.int32)
+    branch = Ragged.of([[0, 0, 1, 1, 2], [0, 1]], np.int32)
+    batch = packing.lay_out(token, [np.array([0, 1])], Shape(8, 1, 2), branch=branch)
+    assert batch.segment.tolist() == [[1, 1, 2, 2, 3, 4, 5, 0]]
+    assert batch.prefix.tolist() == [[0, 0, 1, 1, 1, 0, 4, 0]]
+    assert batch.position.tolist() == [[0, 1, 2, 3, 2, 0, 1, 0]]
+
+
 def test_layout_has_segments_positions_weights_and_probes():
     token = Ragged.of([[5, 6, 7], [1], [8, 9]], np.int32)
     batch = packing.lay_out(

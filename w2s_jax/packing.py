@@ -85,6 +85,7 @@ def lay_out(
     weight: Ragged | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
     along: Mapping[str, Ragged] | None = None,
+    branch: Ragged | None = None,
 ) -> Batch:
     """Writes the rows of some bins into one batch; missing bins are all padding.
 
@@ -96,6 +97,8 @@ def lay_out(
         weight: f32 loss weight of each token, as long as `token`, or None.
         extra: named [R, ...] arrays that become [B, G, ...], one entry a segment.
         along: named f32 arrays, each as long as `token`, that become [B, L], one entry a token.
+        branch: i32, as long as `token`, ascending: a row is a stem (0) and its branches (1, 2, ...), each a segment of its own
+            that continues the stem and sees it beside itself. None = each row is one segment.
     """
     B, L, G = shape.batch_rows, shape.row_length, shape.max_segments
     out = Batch(
@@ -104,16 +107,21 @@ def lay_out(
         position=np.zeros((B, L), np.int32),
         weight=None if weight is None else np.zeros((B, L), np.float32),
         probe=None if probe is None else np.zeros((B, G), np.int32),
+        prefix=None if branch is None else np.zeros((B, L), np.int32),
         extra={name: np.zeros((B, G, *value.shape[1:]), value.dtype) for name, value in (extra or {}).items()}
         | {name: np.zeros((B, L), np.float32) for name in along or {}},
     )
     for b, rows in enumerate(rows_of):
-        start = 0
+        start, before = 0, 0
         for g, row in enumerate(rows):
             stop = start + len(token[row])
             out.token[b, start:stop] = token[row]
-            out.segment[b, start:stop] = g + 1
-            out.position[b, start:stop] = np.arange(stop - start)
+            part = np.zeros(stop - start, np.int32) if branch is None else branch[row]
+            out.segment[b, start:stop] = before + 1 + part
+            out.position[b, start:stop] = _positions(part)
+            if branch is not None:
+                out.prefix[b, start:stop] = np.where(part > 0, before + 1, 0)
+            before += 1 + int(part.max(initial=0))
             if weight is not None:
                 out.weight[b, start:stop] = weight[row]
             for name, value in (along or {}).items():
@@ -124,6 +132,16 @@ def lay_out(
         for name, value in (extra or {}).items():
             out.extra[name][b, : len(rows)] = value[rows]
     return out
+
+
+def _positions(branch: np.ndarray) -> np.ndarray:
+    """Places of the tokens of a row; each branch goes on where the stem ends.
+
+    >>> _positions(np.array([0, 0, 1, 1, 2])).tolist()
+    [0, 1, 2, 3, 2]
+    """
+    place, first = np.arange(len(branch)), np.searchsorted(branch, branch)
+    return place - first + np.where(branch > 0, np.count_nonzero(branch == 0), 0)
 
 
 def few(number: int, least: int = 1) -> int:

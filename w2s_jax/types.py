@@ -254,9 +254,10 @@ class Batch:
     Attributes:
         token: i32[B, L].
         segment: i32[B, L], 0 = padding, else 1, 2, ... within its row; a token attends to its own segment only.
-        position: i32[B, L], place within its segment, from 0.
+        position: i32[B, L], place within its segment, from 0; behind a prefix, it goes on.
         weight: f32[B, L] or None: the loss weight of *predicting this token* from those before it.
         probe: i32[B, G] or None: the positions at which hidden states are gathered (0 where unused).
+        prefix: i32[B, L] or None: the segment whose tokens are seen beside one's own (0 = none): a prompt that answers share.
         extra: further per-token or per-segment arrays that an objective needs, by name.
     """
 
@@ -265,6 +266,7 @@ class Batch:
     position: jax.Array
     weight: jax.Array | None = None
     probe: jax.Array | None = None
+    prefix: jax.Array | None = None
     extra: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 

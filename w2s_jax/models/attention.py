@@ -37,7 +37,7 @@ class Sight:
 
     Attributes:
         mask: bool[B, T, S], [b, t, s] = token t sees s.
-        segment: i32[B, T] that the mask was made from (S = T); None over a cache.
+        segment: i32[B, T] that alone, with the window, the mask was made from (S = T); None if there is more to it.
         window: how many tokens are seen at most, oneself included; 0 = no limit.
     """
 
@@ -62,6 +62,29 @@ def segment_sight(segment: jax.Array, window: int = 0) -> Sight:
     place = jnp.arange(segment.shape[1])
     same = segment[:, :, None] == segment[:, None, :]
     return Sight(same & within(place[:, None], place[None, :], window), segment, window)
+
+
+def prefix_sight(segment: jax.Array, prefix: jax.Array, position: jax.Array, window: int = 0) -> Sight:
+    """Packed rows in which segments share what stands before them: a token sees the earlier ones of its segment and its prefix.
+
+    Args:
+        segment: see `segment_sight`.
+        prefix: i32[B, L], the number of an earlier segment of the row, 0 = none.
+        position: i32[B, L]; where a window ends is counted by it, as others' segments may stand between prefix and token.
+        window: see `Sight`.
+
+    Two answers, 2 and 3, to the prompt 1:
+
+    >>> prefix_sight(jnp.array([[1, 2, 3]]), jnp.array([[0, 1, 1]]), jnp.array([[0, 1, 1]])).mask.astype(int)[0].tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
+    place = jnp.arange(segment.shape[1])
+    seen = segment[:, :, None] == segment[:, None, :]
+    seen |= (prefix[:, :, None] == segment[:, None, :]) & (prefix[:, :, None] > 0)
+    seen &= within(place[:, None], place[None, :], 0)
+    if window:
+        seen &= within(position[:, :, None], position[:, None, :], window)
+    return Sight(seen, None)
 
 
 def cache_sight(position: jax.Array, num_slots: int, window: int = 0) -> Sight:
@@ -192,6 +215,7 @@ def splash(
     """
     B, L, H, C = q.shape
     J = k.shape[2]
+    assert sight.segment is not None, "see SEES_PREFIXES"
     if L % LANES:
         raise ValueError(
             f"attention='splash' needs rows whose length is a multiple of {LANES}, they have {L} tokens; change "
@@ -242,6 +266,8 @@ BACK_ENDS: Mapping[str, Callable[[Mesh | None], Callable[..., jax.Array]]] = {
 }
 """Name -> maker, given the mesh (None = one device)."""
 NAMES = ("auto", *BACK_ENDS)
+SEES_PREFIXES = frozenset(BACK_ENDS) - {"splash"}
+"""Those that take `prefix_sight`; splash makes its own mask of segments."""
 
 
 def suited(platform: str, dtype: str) -> str:

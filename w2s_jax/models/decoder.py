@@ -185,6 +185,7 @@ class Decoder(nn.Module):
         position: jax.Array,
         probe: jax.Array | None = None,
         layers: tuple[int | str, ...] = (-1,),
+        prefix: jax.Array | None = None,
     ) -> Output:
         """Runs packed rows.
 
@@ -194,13 +195,19 @@ class Decoder(nn.Module):
             position: i32[B, L], from 0 in each segment.
             probe: i32[B, G], positions at which to gather hidden states, or None.
             layers: P layers to gather from, static; see `resolve_layers`.
+            prefix: i32[B, L], the segment that a token sees beside its own, 0 = none; positions go on from it. None = no token
+                does.
         """
         M = self.config.num_layers
         wanted = resolve_layers(layers, M)
         # Blocks are tapped only where a state from inside the stack is asked for.
         inner = None if set(wanted) <= {0, M} else probe
         x = sharding.constrain_rows(self.embed(token), self.mesh)
-        views = make_views(self.config, position, functools.partial(attention.segment_sight, segment))
+        if prefix is None:
+            sight = functools.partial(attention.segment_sight, segment)
+        else:
+            sight = functools.partial(attention.prefix_sight, segment, prefix, position)
+        views = make_views(self.config, position, sight)
         taps = [None if probe is None else at(x, probe)[None]]
         if self.config.num_groups:
             x, tapped = self.layers(x, views, inner)

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from w2s_jax import choosing, features, packing, plugins, sampling, slots
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
+from w2s_jax.models.attention import SEES_PREFIXES
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
@@ -304,7 +305,8 @@ def train(
         learnt, jax.eval_shape(functools.partial(trainer.moments, optimizer=training.optimizer, mesh=None), learnt)
     )
     if isinstance(objective, OnPolicy):
-        one, num_batches = online.vacant(objective, device), online.most_batches(objective, device)
+        shared = static["model"].attention in SEES_PREFIXES
+        one, num_batches = online.vacant(objective, device, shared=shared), online.most_batches(objective, device)
     else:
         lesson_plan = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0))
         one, num_batches = lesson_plan.batch(0), training.accumulation

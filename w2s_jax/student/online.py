@@ -2,6 +2,7 @@
 
 A round: the student as it is writes a group of answers to each of some questions, a reward judges each answer, what it was
 better than the others of its group becomes its advantage, and the packed answers are learnt in `inner_steps` optimizer steps.
+A prompt is read once for all answers to it, when they are written and when they are learnt.
 
 A round depends on the student at its start, on the key and on its own number, on nothing else; so a killed run continues at the
 last checkpoint, which is at the start of a round, and ends with the same bits. The reference, where the loss needs one, is the
@@ -11,13 +12,14 @@ allow 1e-4 (the quickstart's largest was 1.5e-5). In bfloat16, where both round 
 model of two layers; tests allow 0.5.
 
 Source: arXiv 2402.03300 (groups instead of a critic), 2503.14476 (groups that say nothing are asked again).
+Deviations: 1. under the attention back end `splash`, whose masks know segments only, learning repeats prompts for each answer.
 """
 
 import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -27,6 +29,7 @@ import numpy as np
 from w2s_jax import packing, processes, sampling
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import lora
+from w2s_jax.models.attention import SEES_PREFIXES
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.decoder import Decoder, variables
 from w2s_jax.models.likelihood import token_logp
@@ -37,7 +40,7 @@ from w2s_jax.student.trainer import Made, Taught, Training
 from w2s_jax.tasks.asking import Asked, Asking
 from w2s_jax.types import LM, Batch, Lesson, Ragged
 
-VERSION = "2"
+VERSION = "3"
 TRIES = 3
 """How often groups that say nothing are replaced by other questions in a round."""
 SHOWN = 8
@@ -93,7 +96,7 @@ class Group:
 @functools.partial(jax.jit, static_argnames=("model", "temperature"))
 def rescored(params, adapters, batch: Batch, *, model: Decoder, temperature: float) -> jax.Array:
     """f32[B, L]: log-probabilities of the tokens that have a weight, nats, under a student that is not being trained."""
-    hidden = model.apply(variables(params, adapters), batch.token, batch.segment, batch.position).hidden
+    hidden = model.apply(variables(params, adapters), batch.token, batch.segment, batch.position, prefix=batch.prefix).hidden
     wanted = batch.weight != 0
     return token_logp(model, params, hidden, batch.token, batch.segment, wanted=wanted, temperature=temperature)[0]
 
@@ -156,7 +159,7 @@ def teach(
         spare = np.random.default_rng((seed, round_number)).permutation(np.setdiff1d(rows, chosen))
         groups, written, means = _groups(write, chosen, spare, objective)
         ended = time.monotonic()
-        batches = _batches(groups, lesson.weight, objective, shape)
+        batches = _batches(groups, lesson.weight, objective, shape, shared=model.attention in SEES_PREFIXES)
         passes = {"logp_old": functools.partial(score, learnt)} if objective.inner_steps > 1 else {}
         if objective.beta:
             passes["logp_ref"] = functools.partial(score, {"model": None} if training.lora_rank else {"model": lm.params})
@@ -301,46 +304,71 @@ def says_nothing(group: Group) -> bool:
     return bool(zero_variance(group.reward[None])[0])
 
 
-def _batches(groups: Sequence[Group], weight: np.ndarray, objective: OnPolicy, shape: Shape) -> list[Batch]:
-    """The answers of a round, packed; so many micro-batches that there are few numbers of them, the last ones empty."""
-    advantage = objective.advantage(np.stack([group.reward for group in groups]))
-    rows = [
-        (group.prompt, completion, logp, 0.0 if silent else float(weight[group.row]), float(a))
-        for group, advantages in zip(groups, advantage, strict=True)
-        for silent in [objective.zero_variance != "keep" and says_nothing(group)]
-        for completion, logp, a in zip(group.completion, group.logp, advantages, strict=True)
-    ]
-    token = Ragged.of([np.concatenate(row[:2]) for row in rows], np.int32)
+def _batches(groups: Sequence[Group], weight: np.ndarray, objective: OnPolicy, shape: Shape, *, shared: bool) -> list[Batch]:
+    """The answers of a round, packed; so many micro-batches that there are few numbers of them, the last ones empty.
 
-    def along(value: Callable[..., Any]) -> Ragged:
-        """What stands at each token: 0 in the prompt."""
+    Where prompts are `shared`, one copy of a prompt stands before as many answers to it as a device row takes: its last token
+    opens each of them and is what their first token is predicted from, the others are a stem that they all see.
+    """
+    advantage = objective.advantage(np.stack([group.reward for group in groups]))
+    silent = [objective.zero_variance != "keep" and says_nothing(group) for group in groups]
+    bundles = [(g, some) for g, group in enumerate(groups) for some in _bundles(group, shape.row_length if shared else 0)]
+
+    def rows(at_stem: Callable[..., Any], at_answer: Callable[..., Any], dtype) -> Ragged:
+        """Values at a bundle's stem, and at an answer, from the token that opens it."""
         return Ragged.of(
-            [
-                np.concatenate([np.zeros(len(prompt)), np.broadcast_to(value(completion, *rest), len(completion))])
-                for prompt, completion, *rest in rows
-            ],
-            np.float32,
+            [np.concatenate([at_stem(groups[g]), *(at_answer(g, s, n) for n, s in enumerate(some, 1))]) for g, some in bundles],
+            dtype,
         )
 
+    def along(value: Callable[[int, int], Any]) -> Ragged:
+        """Values at the answers' tokens, 0 in prompts."""
+
+        def at_answer(g: int, s: int, n: int) -> np.ndarray:
+            return np.append(0.0, np.broadcast_to(value(g, s), len(groups[g].completion[s])))
+
+        return rows(lambda group: np.zeros(len(group.prompt) - 1), at_answer, np.float32)
+
+    token = rows(
+        lambda group: group.prompt[:-1], lambda g, s, n: np.append(groups[g].prompt[-1], groups[g].completion[s]), np.int32
+    )
+    branch = rows(
+        lambda group: np.zeros(len(group.prompt) - 1), lambda g, s, n: np.full(1 + len(groups[g].completion[s]), n), np.int32
+    )
     columns = {
-        "advantage": along(lambda completion, logp, w, a: a),
-        "share": along(lambda completion, logp, w, a: 1 / len(completion)),
-        "logp_sampler": along(lambda completion, logp, w, a: logp),
+        "advantage": along(lambda g, s: advantage[g, s]),
+        "share": along(lambda g, s: 1 / len(groups[g].completion[s])),
+        "logp_sampler": along(lambda g, s: groups[g].logp[s]),
     }
+    trusted = along(lambda g, s: 0.0 if silent[g] else weight[groups[g].row])
     bins = packing.pack(token.length, shape)
     parts = [[bins[z] for z in zs] for zs in packing.batches(len(bins), shape)]
     parts += [[] for _ in range(packing.few(len(parts)) - len(parts))]
-    lay_out = functools.partial(packing.lay_out, shape=shape, weight=along(lambda completion, logp, w, a: w), along=columns)
+    lay_out = functools.partial(packing.lay_out, shape=shape, weight=trusted, along=columns, branch=branch if shared else None)
     return [lay_out(token, part) for part in parts]
 
 
-def vacant(objective: OnPolicy, shape: Shape) -> Batch:
+def _bundles(group: Group, row_length: int) -> Iterator[list[int]]:
+    """The numbers of a group's answers, so many together as fit a row behind one copy of their prompt, at least one."""
+    stem = len(group.prompt) - 1
+    together: list[int] = []
+    used = stem
+    for s, completion in enumerate(group.completion):
+        if together and used + 1 + len(completion) > row_length:
+            yield together
+            together, used = [], stem
+        together.append(s)
+        used += 1 + len(completion)
+    yield together
+
+
+def vacant(objective: OnPolicy, shape: Shape, *, shared: bool) -> Batch:
     """A micro-batch without answers, of all that a step reads; what a plan is made for."""
     names = ["advantage", "share", "logp_sampler"]
     names += ["logp_old"] if objective.inner_steps > 1 else []
     names += ["logp_ref"] if objective.beta else []
-    none = Ragged.of([], np.float32)
-    return packing.lay_out(Ragged.of([], np.int32), [], shape, weight=none, along=dict.fromkeys(names, none))
+    none, branch = Ragged.of([], np.float32), Ragged.of([], np.int32) if shared else None
+    return packing.lay_out(Ragged.of([], np.int32), [], shape, weight=none, along=dict.fromkeys(names, none), branch=branch)
 
 
 def most_batches(objective: OnPolicy, shape: Shape) -> int:

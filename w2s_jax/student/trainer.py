@@ -164,7 +164,7 @@ def train_step(
 
     def loss_fn(learnt, batch):
         variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
-        hidden = model.apply(variables, batch.token, batch.segment, batch.position).hidden
+        hidden = model.apply(variables, batch.token, batch.segment, batch.position, prefix=batch.prefix).hidden
         asked = "entropy" in objective.needs
         wanted = None if batch.weight is None else batch.weight != 0
         logp, entropy = token_logp(
