@@ -140,7 +140,7 @@ def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_fo
 
     def link(run, teacher, student):
         run.stage("teach", lambda work, **inputs: None, label="teach ntf", seed=run.seed)
-        return recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {})
+        return pipeline.Linked(recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {}), {}, {}, {})
 
     monkeypatch.setattr(pipeline, "link", link)
     monkeypatch.setattr("w2s_jax.run.find_model", lambda run, word: word)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
 from w2s_jax.types import Audit
 
@@ -293,3 +294,43 @@ def _inline(text: str, says: str) -> str:
     )
     opening = re.match(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text)
     return f'<svg viewBox="{opening[1]}" role="img" aria-label="{html.escape(says)}">' + text[opening.end() :]
+
+
+def snowball(points: Sequence[Point], *, narrow: bool = False) -> str:
+    """Draws accuracy and purity of each chain against the generation, with their intervals; the first teacher is a dotted line.
+
+    Args:
+        points: from `chain.snowball`, the chain itself first.
+        narrow: for a phone: one panel above the other.
+    """
+    chains = list(dict.fromkeys(p.chain for p in points))
+    last = max(p.generation for p in points)
+    size = (3.9, 6.0) if narrow else (7.6, 3.5)
+    places = (
+        ((0.13, 0.58, 0.84, 0.37), (0.13, 0.08, 0.84, 0.37)) if narrow else ((0.06, 0.14, 0.4, 0.76), (0.57, 0.14, 0.4, 0.76))
+    )
+    with _canvas("snowball-narrow" if narrow else "snowball", size, "accuracy and purity by generation") as (figure, out):
+        panels = zip(places, (("accuracy", "test accuracy, %"), ("purity", "purity of what is taught, %")), strict=True)
+        for place, (field, title) in panels:
+            axes = figure.add_axes(place)
+            if field == "accuracy" and points[0].teacher_accuracy is not None:
+                axes.axhline(100 * points[0].teacher_accuracy, color=QUIET, lw=1, ls=(0, (2, 2)), zorder=1)
+            for at, chain in reversed(list(enumerate(chains))):  # the chain itself on top
+                known = [p for p in points if p.chain == chain and getattr(p, field) is not None]
+                aside = 0.12 * (at - (len(chains) - 1) / 2)
+                x = np.array([p.generation + aside for p in known])
+                y = [100 * getattr(p, field) for p in known]
+                axes.plot(x, y, color=colour(chain), lw=2 if not at else 1.4, zorder=3, marker="o", ms=4 if not at else 3)
+                for where, p in zip(x, known, strict=True):
+                    if (lo := getattr(p, field + "_lo")) is not None:
+                        hi = getattr(p, field + "_hi")
+                        axes.plot([where, where], [100 * lo, 100 * hi], color=colour(chain), lw=1, zorder=2)
+            axes.set_xlim(0.6, last + 0.4)
+            axes.set_xticks(range(1, last + 1))
+            axes.margins(y=0.08)
+            axes.grid(axis="y", color=FAINT, lw=0.6)
+            axes.set_axisbelow(True)
+            axes.text(0, 1.02, title, transform=axes.transAxes, color=QUIET, va="bottom")
+            axes.set_xlabel("generation", color=QUIET, labelpad=2)
+            _strip(axes, "bottom")
+    return out[0]
