@@ -11,7 +11,7 @@ The collapse detector reads what is known without the target's gold, and never t
     accuracy  the new teacher on held-back source questions, beside the first teacher on the same questions (paired, one-sided)
     auc       of its head there: is its upper limit below chance and a little?
     drift     trust in the unlabelled target: do two generations' scores lie far apart (Kolmogorov-Smirnov), and did mean trust
-              move further than the held-back accuracy did?
+              move further than the held-back accuracy did (by more than chance)?
 The first is read before anything is taught, the others once the generation is stored: a generation whose head is found
 wanting is the last. Held back is a share of the source questions that the chain takes away from all its links. What an NTF
 holds back for itself would not do: it has chosen its epoch and its scale there, and other trust functions hold back nothing.
@@ -73,7 +73,8 @@ class Signs:
         auc, auc_hi: of its head there, and the upper limit.
         trust: mean score of the target's weak labels.
         distance: between these scores and those of the generation before, in [0, 1].
-        drift: how much further mean trust moved since then than the held-back accuracy did.
+        drift, drift_least: how much further mean trust moved since then than the held-back accuracy did, and how far at the
+            least (towards zero from there, not past it).
     """
 
     accuracy: float
@@ -84,6 +85,7 @@ class Signs:
     trust: float | None = None
     distance: float | None = None
     drift: float | None = None
+    drift_least: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +255,7 @@ def refuse(config: ConfigDict) -> Row:
             )
     if section.follow in section.controls:
         raise ValueError(
-            f"chain.controls={section.controls!r} holds chain.follow={section.follow!r}; take it out of the controls"
+            f"chain.controls={section.controls!r} holds chain.follow={section.follow!r}: change one of them in the config"
         )
     if section.head == "reuse" and not rows[section.follow].leads:
         raise ValueError(
@@ -324,8 +326,9 @@ def watch(
     score = trusted = None
     if link is not None:
         trusted = link.scores[row.method].value
-        if row.needs <= set(looked.extra):
-            score = pipeline.trust(run.at("held-back", run.config), row, link.fitted[row.method], looked, {}).value
+        if not any(need == "correct" or "/" in need for need in row.needs):  # gold, other rows: known of the target alone
+            place = run.at("held-back", run.config)
+            score = pipeline.believe(place, row, teacher, link.fitted[row.method], looked).value
     return Watched(question, tuple(group[i] for i in question), correct, score, trusted)
 
 
@@ -348,9 +351,7 @@ def signs(watched: Sequence[Watched], section: ConfigDict) -> Signs:
     level = 1 - 2 * section.stop.alpha / len(section.models)
     found: dict[str, float] = {"accuracy": float(np.mean(list(_by_question(now).values())))}
     if len(watched) > 1:
-        then, today = _by_question(first), _by_question(now)
-        group = dict(zip(first.question, first.group, strict=True))
-        change = comparison.interval(np.array([[today[q] - then[q] for q in then]]), [group[q] for q in then], level=level)
+        change = _change(first, now, level)
         found |= {"change": change.mean, "change_hi": change.hi}
     if now.score is not None and min(now.correct.sum(), (~now.correct).sum()) >= max(section.stop.least, 1):
         found["auc"] = metrics.auc(now.score, now.correct)
@@ -361,10 +362,13 @@ def signs(watched: Sequence[Watched], section: ConfigDict) -> Signs:
     if now.trust is not None:
         found["trust"] = float(np.mean(now.trust))
         if len(watched) > 1:
-            before = watched[-2]
-            found["distance"] = float(stats.ks_2samp(before.trust, now.trust).statistic)
-            explained = found["accuracy"] - float(np.mean(list(_by_question(before).values())))
-            found["drift"] = found["trust"] - float(np.mean(before.trust)) - explained
+            before = watched[-2].trust
+            found["distance"] = float(stats.ks_2samp(before, now.trust).statistic)
+            explained = _change(watched[-2], now, level)
+            drift = found["trust"] - float(np.mean(before)) - explained.mean
+            error = stats.norm.ppf((1 + level) / 2) ** 2 * (np.var(before) / len(before) + np.var(now.trust) / len(now.trust))
+            reach = float(np.hypot((explained.hi - explained.lo) / 2, np.sqrt(error)))
+            found |= {"drift": drift, "drift_least": float(np.sign(drift)) * max(abs(drift) - reach, 0.0)}
     return Signs(**found)
 
 
@@ -384,14 +388,21 @@ def reason(now: Signs, row: Row, section: ConfigDict) -> str:
             f"has a head of AUC {now.auc:.3f} on the held-back source (upper limit {now.auc_hi:.3f}, stop below "
             f"{0.5 + stop.auc_margin:.3f})"
         )
-    moved = now.drift is not None and now.distance > stop.distance and abs(now.drift) > stop.drift
+    moved = now.drift is not None and now.distance > stop.distance and abs(now.drift_least) > stop.drift
     if "drift" in stop.rules and moved:
         said.append(
             f"is trusted otherwise on the target: mean trust {now.trust:.3f} moved by {now.drift:+.3f} beyond its held-back "
-            f"accuracy (allowed {stop.drift:.3f}), distance between the generations' scores {now.distance:.3f} (allowed "
-            f"{stop.distance:.3f})"
+            f"accuracy (at the least {now.drift_least:+.3f}, allowed {stop.drift:.3f}), distance between the generations' "
+            f"scores {now.distance:.3f} (allowed {stop.distance:.3f})"
         )
     return "; it ".join(said)
+
+
+def _change(before: Watched, now: Watched, level: float) -> comparison.Interval:
+    """The accuracy of one teacher - that of another, on the same held-back questions."""
+    then, today = _by_question(before), _by_question(now)
+    group = dict(zip(before.question, before.group, strict=True))
+    return comparison.interval(np.array([[today[q] - then[q] for q in then]]), [group[q] for q in then], level=level)
 
 
 def _by_question(watched: Watched) -> dict[str, float]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from w2s_jax.analysis.transfer import Cell
 from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
 from w2s_jax.types import Audit
@@ -334,3 +335,50 @@ def snowball(points: Sequence[Point], *, narrow: bool = False) -> str:
             axes.set_xlabel("generation", color=QUIET, labelpad=2)
             _strip(axes, "bottom")
     return out[0]
+
+
+def heat(cells: Sequence[Cell], field: str, *, chance: bool) -> str:
+    """Draws one trust function's matrix: sources down, targets across; a dot marks cells whose interval excludes the baseline.
+
+    Args:
+        cells: of one method.
+        field: "auc" or "purity".
+        chance: whether the baseline is 0.5 (an AUC), or the share of right labels among all (a purity).
+    """
+    sources, targets = (list(dict.fromkeys(getattr(c, side) for c in cells)) for side in ("source", "target"))
+    longest = max(map(len, sources))
+    left, top = 0.25 + 0.075 * longest, 0.25 + 0.075 * max(map(len, targets)) * 0.72
+    size = (left + 0.95 * len(targets) + 0.1, top + 0.55 * len(sources) + 0.1)
+    with _canvas(f"heat-{field}-{cells[0].method}", size, f"{field} of {name(cells[0].method)} by source and target") as (
+        figure,
+        out,
+    ):
+        axes = figure.add_axes((left / size[0], 0.1 / size[1], 1 - (left + 0.1) / size[0], 1 - (top + 0.1) / size[1]))
+        for c in cells:
+            x, y, value = targets.index(c.target), sources.index(c.source), getattr(c, field)
+            baseline, lo, hi = (0.5 if chance else c.right), getattr(c, field + "_lo"), getattr(c, field + "_hi")
+            tint = (1.0, 1.0, 1.0) if value is None else _diverging(value - baseline)
+            axes.fill([x - 0.49, x + 0.49, x + 0.49, x - 0.49], [y - 0.48, y - 0.48, y + 0.48, y + 0.48], color=tint, lw=0)
+            sure = lo is not None and not lo <= baseline <= hi
+            axes.text(
+                x, y - 0.1, "–" if value is None else f"{value:.2f}" + " •" * sure, ha="center", va="center", weight="bold"
+            )
+            if lo is not None:
+                axes.text(x, y + 0.24, f"[{lo:.2f}, {hi:.2f}]", ha="center", va="center", color=QUIET, size=6.5)
+        axes.set(xlim=(-0.5, len(targets) - 0.5), ylim=(len(sources) - 0.5, -0.5))
+        axes.set_yticks(range(len(sources)), sources)
+        axes.set_xticks(range(len(targets)), targets, rotation=35, ha="left")
+        axes.xaxis.tick_top()
+        _strip(axes)
+    return out[0]
+
+
+def _diverging(above: float) -> tuple[float, float, float]:
+    """Blue above the baseline, orange below it, white at it; full at a distance of 0.5.
+
+    >>> _diverging(0.0)
+    (1.0, 1.0, 1.0)
+    """
+    full = (0.0, 0.447, 0.698) if above > 0 else (0.835, 0.369, 0.0)
+    strength = min(abs(above) / 0.5, 1.0) * 0.85
+    return tuple(1.0 - strength * (1.0 - c) for c in full)

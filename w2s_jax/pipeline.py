@@ -181,6 +181,13 @@ def examine(
     return looked, graded.value
 
 
+def believe(
+    run: Run, row: Row, teacher: Model, fitted: Stored, looked: Looked, scores: Mapping[str, Stored] | None = None
+) -> Stored:
+    """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
+    return trust(run, row, fitted, looked, gather(row, looked, None, scores or {}))
+
+
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:
     """The teacher's answers to a role of the task, and the scores f32[R] that a stored trust function gives them.
 

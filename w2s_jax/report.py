@@ -24,6 +24,7 @@ import numpy as np
 from etils import epath
 
 from w2s_jax import figures
+from w2s_jax.analysis.transfer import Cell
 from w2s_jax.chain import Point
 from w2s_jax.recovery import MEAN, Summary
 from w2s_jax.types import Audit, Recovery
@@ -662,6 +663,96 @@ def _endings(snowball: Snowball) -> list[str]:
 def _chain_name(snowball: Snowball, chain: str) -> str:
     """A chain's name; one whose teachers saw gold labels of the target is marked."""
     return figures.name(chain) + (f" {DAGGER}" if any(p.uses_target_gold for p in snowball.points if p.chain == chain) else "")
+
+
+# The transfer matrix
+
+Tiers = Mapping[tuple[str, str], tuple[float | None, float | None, int]]
+"""(method, tier) -> mean AUC, mean purity, cells; from `transfer.by_tier`."""
+
+
+def write_transfer(
+    folder: str | epath.Path, cells: Sequence[Cell], tiers: Tiers, context: Mapping[str, str] | None = None
+) -> epath.Path:
+    """Writes transfer.json, transfer.md, data/transfer.csv and the page; returns the page's path.
+
+    Args:
+        folder: where to, made if it is missing.
+        cells: from `transfer.matrix`.
+        tiers: from `transfer.by_tier`.
+        context: what was run, heading -> text.
+    """
+    folder = epath.Path(folder)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    whole = {"schema": 1, "cells": _plain([dataclasses.asdict(cell) for cell in cells])}
+    (folder / "transfer.json").write_text(
+        json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    fields = [field.name for field in dataclasses.fields(Cell)]
+    (folder / "data" / "transfer.csv").write_text(_csv(fields, [[getattr(cell, name) for name in fields] for cell in cells]))
+    tables = [_markdown_table(*_by_tier(tiers)), _markdown_table(*_cells(cells))]
+    (folder / "transfer.md").write_text("\n".join(["# Transfer matrix", "", *tables[0], "", *tables[1]]) + "\n")
+    body = [
+        "<header><h1>Transfer matrix</h1></header>",
+        "<section><h2>By distance</h2>" + _table(*_by_tier(tiers)) + "</section>",
+    ]
+    for method in dict.fromkeys(cell.method for cell in cells):
+        own = [cell for cell in cells if cell.method == method]
+        drawn = (
+            f"<div><h4>{word}</h4>{figures.heat(own, field, chance=field == 'auc')}</div>"
+            for word, field in (("AUC", "auc"), ("Purity of the most trusted", "purity"))
+        )
+        caption = (
+            "Fitted on the set at the left, judging the set above. Blue is above the baseline (0.5 for the AUC, the share of"
+            " right labels among all for purity), orange below; a dot: the 95 % interval, written beneath, excludes it. On the"
+            " diagonal the two halves of one set."
+        )
+        grid = f'<div style="display: grid; gap: 1.5rem">{"".join(drawn)}</div>'
+        body.append(f"<section><h2>{_e(figures.name(method))}</h2>{_figure(grid, caption)}</section>")
+    body.append("<section><h2>All cells</h2>" + _table(*_cells(cells)) + "</section>")
+    for heading, text in (context or {}).items():
+        body.append(f"<details><summary>{_e(heading)}</summary><pre>{_e(text)}</pre></details>")
+    links = (f'<a href="{file}">{file}</a>' for file in ("transfer.json", "transfer.md", "data/transfer.csv"))
+    body.append("<footer>Numbers: " + " · ".join(links) + "</footer>")
+    page = folder / "index.html"
+    page.write_text(_PAGE.format(title="Transfer matrix", body="\n".join(body)))
+    return page
+
+
+def transfer_table(cells: Sequence[Cell], tiers: Tiers) -> str:
+    """Returns the matrix as plain aligned text, one line for each cell, below the means of each tier."""
+    return "\n\n".join("\n".join(_aligned([head, *body])) for head, body in (_by_tier(tiers), _cells(cells))) + "\n"
+
+
+def _by_tier(tiers: Tiers) -> tuple[list[str], list[list[str]]]:
+    body = [
+        [figures.name(method), tier, _number(auc, 3), _number(pure, 3), str(count)]
+        for (method, tier), (auc, pure, count) in tiers.items()
+    ]
+    return ["trust function", "tier", "AUC, mean", "purity, mean", "cells"], body
+
+
+def _cells(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    head = [
+        "trust function",
+        "source",
+        "target",
+        "tier",
+        "fitted on",
+        "judged",
+        "right",
+        "AUC [95 %]",
+        "ECE",
+        "n",
+        "purity [95 %]",
+    ]
+    body = []
+    for c in cells:
+        area = f"{_number(c.auc, 3)} {_range(None if c.auc_lo is None else (c.auc_lo, c.auc_hi))}".strip()
+        pure = f"{_number(c.purity, 3)} {_range(None if c.purity_lo is None else (c.purity_lo, c.purity_hi))}".strip()
+        cells_of = [figures.name(c.method), c.source, c.target, c.tier, f"{c.num_fitted:,}", f"{c.num_judged:,}"]
+        body.append([*cells_of, _number(c.right, 3), area, _number(c.ece, 3), f"{c.n:,}", pure])
+    return head, body
 
 
 _READING = """<section><h2>How the numbers are defined</h2><dl>
