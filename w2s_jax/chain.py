@@ -38,7 +38,6 @@ from w2s_jax.settings import Row, check
 from w2s_jax.tasks.roles import portions
 from w2s_jax.types import Question
 
-VERSION = "1"
 HEADS = ("retrain", "reuse")
 TARGETS = ("fresh", "same")
 DRAWING = ("num_samples", "temperature", "top_k", "top_p", "min_p")  # how many answers a label takes is the teacher's affair

@@ -134,13 +134,13 @@ def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -
     found: dict[tuple[str, str, str], Cell] = {}
     for source in datasets:
         half = fitting[source.name]
-        fitted = {row: pipeline.calibrate(source.run, row, half.looked, half.correct, teacher) for row in rows}
+        fitted = {row.method: pipeline.calibrate(source.run, row, half.looked, half.correct, teacher) for row in rows}
         for target in datasets:
             other = judging[target.name]
             scores: dict[str, Stored] = {}
             for row in rows:
                 place = source.run.at(f"on {target.name}", source.run.config)
-                scores[row.method] = pipeline.believe(place, row, teacher, fitted[row], other.looked, scores)
+                scores[row.method] = pipeline.believe(place, row, teacher, fitted[row.method], other.looked, scores)
                 about = (row.method, source.name, target.name)
                 found[about] = judge(*about, tier(source, target), half, other, scores[row.method].value, keep)
     return tuple(found[row.method, a.name, b.name] for row in rows for a in datasets for b in datasets)
