@@ -346,14 +346,14 @@ def heat(cells: Sequence[Cell], field: str, *, chance: bool) -> str:
         chance: whether the baseline is 0.5 (an AUC), or the share of right labels among all (a purity).
     """
     sources, targets = (list(dict.fromkeys(getattr(c, side) for c in cells)) for side in ("source", "target"))
-    longest = max(map(len, sources))
-    left, top = 0.25 + 0.075 * longest, 0.25 + 0.075 * max(map(len, targets)) * 0.72
-    size = (left + 0.95 * len(targets) + 0.1, top + 0.55 * len(sources) + 0.1)
-    with _canvas(f"heat-{field}-{cells[0].method}", size, f"{field} of {name(cells[0].method)} by source and target") as (
-        figure,
-        out,
-    ):
-        axes = figure.add_axes((left / size[0], 0.1 / size[1], 1 - (left + 0.1) / size[0], 1 - (top + 0.1) / size[1]))
+    letter, slope = 0.068, np.radians(35)  # inches that a letter takes, and how names of targets climb
+    left, right = 0.15 + letter * max(map(len, sources)), max(0.1, letter * len(targets[-1]) * np.cos(slope) - 0.4)
+    top = 0.25 + letter * max(map(len, targets)) * np.sin(slope)
+    width, height = 0.95 * len(targets), 0.55 * len(sources)
+    size = (left + width + right, top + height + 0.1)
+    says = f"{field} of {name(cells[0].method)} by source and target"
+    with _canvas(f"heat-{field}-{cells[0].method}", size, says) as (figure, out):
+        axes = figure.add_axes((left / size[0], 0.1 / size[1], width / size[0], height / size[1]))
         for c in cells:
             x, y, value = targets.index(c.target), sources.index(c.source), getattr(c, field)
             baseline, lo, hi = (0.5 if chance else c.right), getattr(c, field + "_lo"), getattr(c, field + "_hi")
@@ -364,7 +364,7 @@ def heat(cells: Sequence[Cell], field: str, *, chance: bool) -> str:
                 x, y - 0.1, "–" if value is None else f"{value:.2f}" + " •" * sure, ha="center", va="center", weight="bold"
             )
             if lo is not None:
-                axes.text(x, y + 0.24, f"[{lo:.2f}, {hi:.2f}]", ha="center", va="center", color=QUIET, size=6.5)
+                axes.text(x, y + 0.24, f"[{lo:.2f}, {hi:.2f}]", ha="center", va="center", size=6.5)
         axes.set(xlim=(-0.5, len(targets) - 0.5), ylim=(len(sources) - 0.5, -0.5))
         axes.set_yticks(range(len(sources)), sources)
         axes.set_xticks(range(len(targets)), targets, rotation=35, ha="left")
