@@ -120,7 +120,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     devices = f"{jax.device_count()} {jax.default_backend()} device(s){hosts}"
     artefacts.log(f"{config.name}: {devices}, jax {jax.__version__}, workdir {workdir}")
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
-    trials, chains = [], []
+    trials: list[recovery.Trial] = []
+    chains: list[chain.Chain] = []
     check(config)
     if config.chain.models:
         chain.refuse(config)

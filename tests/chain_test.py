@@ -308,6 +308,16 @@ def test_trust_in_the_target_that_moves_without_the_source_stops_the_chain(mean_
     assert told(*few, rules=("drift",)) == ""  # 20 questions say too little
 
 
+def test_trust_that_moves_a_little_way_for_many_or_far_for_few_does_not_stop_the_chain():
+    before = teacher(np.random.default_rng(6), 0.7)
+    before = dataclasses.replace(before, trust=np.repeat([0.0, 1.0], [300, 700]))
+    few_far = dataclasses.replace(before, trust=np.repeat([0.0, 1.0], [40, 960]))  # distance 0.26, drift 0.26
+    many_near = dataclasses.replace(before, trust=np.repeat([0.1, 0.9], [300, 700]))  # distance 0.7, drift -0.02
+    far = dataclasses.replace(before, trust=np.repeat([0.1, 1.0], [40, 960]))  # distance 0.3 and more
+    assert [told(before, now, rules=("drift",)) != "" for now in (few_far, many_near)] == [False, False]
+    assert told(before, far, rules=("drift",), distance=0.25) != ""
+
+
 def test_a_chain_whose_teachers_stay_as_they_are_is_seldom_stopped():
     """No more often than alpha for each of the two rules that are tests, over all looks."""
     rng, stops, chains = np.random.default_rng(4), 0, 100

@@ -173,7 +173,7 @@ def to_html(
     snowball: Snowball | None = None,
 ) -> str:
     """Returns the page. Of a chain's controls it shows what the chain's own section says."""
-    body = [f"<header><h1>{_e(title)}</h1>{_lead(summary)}</header>"]
+    body = [f"<header><h1>{_e(title)}</h1>{_lead(summary, snowball)}</header>"]
     links = _links(summary)
     if snowball:
         body.append(_snowball_section(snowball))
@@ -203,8 +203,13 @@ def chain_table(snowball: Snowball) -> str:
 # Sections of the page
 
 
-def _lead(summary: Sequence[Summary]) -> str:
+def _lead(summary: Sequence[Summary], snowball: Snowball | None) -> str:
     links = _links(summary)
+    if snowball:
+        chains = len({p.chain for p in snowball.points}) - 1
+        last = max(p.generation for p in snowball.points)
+        beside = f", with {chains} control chain{'s' * (chains > 1)} beside it" if chains else ""
+        return f'<p class="lead">A chain of {last} generations of teacher and student{beside}; a section for each below.</p>'
     if not links:
         return '<p class="lead">No results.</p>'
     if len(links) > 1:
