@@ -11,7 +11,8 @@ The collapse detector reads what is known without the target's gold, and never t
     accuracy  the new teacher on held-back source questions, beside the first teacher on the same questions (paired, one-sided)
     auc       of its head there: is its upper limit below chance and a little?
     drift     trust in the unlabelled target: do two generations' scores lie far apart (Kolmogorov-Smirnov), and did mean trust
-              move further than the held-back accuracy did (by more than chance)?
+              move further than the held-back accuracy did (by more than chance)? It takes scores for probabilities: a chain
+              that follows uncalibrated ones should leave this rule out.
 The first is read before anything is taught, the others once the generation is stored: a generation whose head is found
 wanting is the last. Held back is a share of the source questions that the chain takes away from all its links. What an NTF
 holds back for itself would not do: it has chosen its epoch and its scale there, and other trust functions hold back nothing.
@@ -380,7 +381,7 @@ def reason(now: Signs, row: Row, section: ConfigDict) -> str:
     if "accuracy" in stop.rules and now.change_hi is not None and now.change_hi < -stop.accuracy_margin:
         said.append(
             f"is right on {100 * now.accuracy:.1f} % of the held-back source, {100 * now.change:+.1f} points beside the first "
-            f"teacher (upper limit {100 * now.change_hi:+.1f}, stop below {-100 * stop.accuracy_margin:+.1f})"
+            f"teacher (upper limit {100 * now.change_hi:+.1f}, stop below {0 - 100 * stop.accuracy_margin:+.1f})"
         )
     if "auc" in stop.rules and row.trust != "controls" and now.auc_hi is not None and now.auc_hi < 0.5 + stop.auc_margin:
         said.append(
