@@ -1,6 +1,7 @@
 """Runs an experiment: `python -m experiments.main [--config=experiments/configs/NAME.py[:ARG]] [--config.KEY=VALUE ...]`.
 
-Without flags it runs the quickstart. A finished run is served from its store; a killed one continues where it stopped.
+Without flags it runs the quickstart; a config whose `chain.models` name students runs a chain. A finished run is served from
+its store; a killed one continues where it stopped.
 Several processes that are started with --coordinator, --num_processes and --process_id (or --distributed=auto) share one run;
 `launch/` starts them.
 """
@@ -109,7 +110,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import pipeline, processes, recovery, report
+    from w2s_jax import chain, pipeline, processes, recovery, report
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check
 
@@ -119,13 +120,20 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     devices = f"{jax.device_count()} {jax.default_backend()} device(s){hosts}"
     artefacts.log(f"{config.name}: {devices}, jax {jax.__version__}, workdir {workdir}")
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
-    trials = []
+    trials: list[recovery.Trial] = []
+    chains: list[chain.Chain] = []
     check(config)
+    if config.chain.models:
+        chain.refuse(config)
     for seed in config.seeds:
         one = Run(config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else "")
         one.task  # noqa: B018  a bad row is said before a model is fetched
-        teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
-        trials.append(pipeline.link(one, teacher, student))
+        if config.chain.models:
+            chains.append(chain.run_chain(one))
+            trials += chains[-1].trials
+        else:
+            teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
+            trials.append(pipeline.link(one, teacher, student).trial)
     folder = os.path.join(workdir, "report")
     if writer is None:
         processes.barrier("report written")
@@ -134,11 +142,16 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     artefacts.forget_unused_labels()
     rows = [row for trial in trials for row in recovery.recover(trial)]
     summary = recovery.summarise(trials, margin=config.recover.margin, alpha=config.recover.alpha)
-    learning = read_learning(workdir, store, one.prefix, trials[-1].trained)
-    context = {"config": config.to_yaml()}
-    report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, learning=learning, context=context)
+    last, prefix = trials[-1], one.prefix
+    if chains:
+        final = chains[-1].own[-1]
+        last, prefix = final.trial, f"{one.prefix}gen {final.number} "
+    learning = read_learning(workdir, store, prefix, last.trained)
+    told = report.Snowball(chain.snowball(chains, summary), chain.plain(chains)) if chains else None
+    shown = {"rows": rows, "summary": summary, "audits": last.audits, "learning": learning, "snowball": told}
+    report.write(folder, **shown, context={"config": config.to_yaml()})
     link_results(workdir, store)
-    print(report.terminal_table(rows, summary))
+    print(report.terminal_table(rows, summary) if told is None else report.chain_table(told))
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
@@ -236,7 +249,8 @@ def link_results(workdir: str, store: str) -> None:
             if made_by == stage and os.path.isdir(os.path.join(store, artefact, inside)):
                 target = os.path.relpath(os.path.join(store, artefact, inside), folder)
                 os.makedirs(folder, exist_ok=True)
-                os.symlink(target, os.path.join(folder, "_".join(["".join(seed), method] if seed else [method])))
+                place = re.sub(r" (\d)", r"\1", " ".join(seed)).split()  # "seed 3 gen 2" -> seed3, gen2
+                os.symlink(target, os.path.join(folder, "_".join([*place, method])))
 
 
 def start_wandb(config: ConfigDict):

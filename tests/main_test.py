@@ -140,7 +140,7 @@ def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_fo
 
     def link(run, teacher, student):
         run.stage("teach", lambda work, **inputs: None, label="teach ntf", seed=run.seed)
-        return recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {})
+        return pipeline.Linked(recovery.Trial("d", teacher, student, "sft", 0, run.seed, None, None, {}), {}, {}, {})
 
     monkeypatch.setattr(pipeline, "link", link)
     monkeypatch.setattr("w2s_jax.run.find_model", lambda run, word: word)
@@ -152,7 +152,13 @@ def test_each_seed_has_labels_of_its_own_and_those_of_seeds_that_are_gone_are_fo
 
 
 def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
-    labels = {"teach ntf": "teach-1", "seed 3 teach ntf": "teach-2", "calibrate ntf": "calibrate-1", "answer ntf": "answer-1"}
+    labels = {
+        "teach ntf": "teach-1",
+        "seed 3 teach ntf": "teach-2",
+        "seed 3 naive-chain gen 2 teach ntf": "teach-2",
+        "calibrate ntf": "calibrate-1",
+        "answer ntf": "answer-1",
+    }
     for folder, inside in (("teach-1", "model"), ("teach-2", "model"), ("calibrate-1", "trust"), ("answer-1", "model")):
         (tmp_path / "store" / folder / inside).mkdir(parents=True)
         (tmp_path / "store" / folder / inside / "name").write_text(folder)
@@ -165,7 +171,8 @@ def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
     found = {
         str(p.relative_to(tmp_path / "run")): (p / "name").read_text() for p in (tmp_path / "run").glob("*/*") if p.is_dir()
     }
-    assert found == {"student/ntf": "teach-1", "student/seed3_ntf": "teach-2", "trust/ntf": "calibrate-1"}
+    chained = {"student/seed3_naive-chain_gen2_ntf": "teach-2"}
+    assert found == {"student/ntf": "teach-1", "student/seed3_ntf": "teach-2", "trust/ntf": "calibrate-1"} | chained
     assert (tmp_path / "run" / "student" / "mine.txt").exists()
 
 

@@ -538,7 +538,7 @@ def test_a_target_without_gold_is_taught_and_leaves_what_was_written(tmp_path):
     config = toy.get_config("objective=grpo,target_gold=none")
     config.methods = ("naive",)
     run = Run(config, 0, Store(tmp_path / "store", workdir=tmp_path), lambda *metrics: None)
-    trial = pipeline.link(run, *(find_model(run, word) for word in (config.teacher.model, config.student.model)))
+    trial = pipeline.link(run, *(find_model(run, word) for word in (config.teacher.model, config.student.model))).trial
     assert trial.objective == "grpo" and set(trial.trained) == {"naive"}
     labels = json.loads((tmp_path / "runs.json").read_text())
     kept = json.loads((tmp_path / "store" / labels["teach naive"] / pipeline.COMPLETIONS).read_text())

@@ -31,7 +31,7 @@ def run(workdir, config=None, log=lambda line: None):
     config, lines = config or toy.get_config(), []
     one = Run(config, 0, Store(workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
     models = [find_model(one, word) for word in (config.teacher.model, config.student.model)]
-    return pipeline.link(one, *models), lines
+    return pipeline.link(one, *models).trial, lines
 
 
 def students(workdir):

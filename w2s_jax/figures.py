@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from w2s_jax.analysis.transfer import Cell
+from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
 from w2s_jax.types import Audit
 
@@ -293,3 +295,90 @@ def _inline(text: str, says: str) -> str:
     )
     opening = re.match(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text)
     return f'<svg viewBox="{opening[1]}" role="img" aria-label="{html.escape(says)}">' + text[opening.end() :]
+
+
+def snowball(points: Sequence[Point], *, narrow: bool = False) -> str:
+    """Draws accuracy and purity of each chain against the generation, with their intervals; the first teacher is a dotted line.
+
+    Args:
+        points: from `chain.snowball`, the chain itself first.
+        narrow: for a phone: one panel above the other.
+    """
+    chains = list(dict.fromkeys(p.chain for p in points))
+    last = max(p.generation for p in points)
+    size = (3.9, 6.0) if narrow else (7.6, 3.5)
+    places = (
+        ((0.13, 0.58, 0.84, 0.37), (0.13, 0.08, 0.84, 0.37)) if narrow else ((0.06, 0.14, 0.4, 0.76), (0.57, 0.14, 0.4, 0.76))
+    )
+    with _canvas("snowball-narrow" if narrow else "snowball", size, "accuracy and purity by generation") as (figure, out):
+        panels = zip(places, (("accuracy", "test accuracy, %"), ("purity", "purity of what is taught, %")), strict=True)
+        for place, (field, title) in panels:
+            axes = figure.add_axes(place)
+            if field == "accuracy" and points[0].teacher_accuracy is not None:
+                axes.axhline(100 * points[0].teacher_accuracy, color=QUIET, lw=1, ls=(0, (2, 2)), zorder=1)
+            for at, chain in reversed(list(enumerate(chains))):  # the chain itself on top
+                known = [p for p in points if p.chain == chain and getattr(p, field) is not None]
+                aside = 0.12 * (at - (len(chains) - 1) / 2)
+                x = np.array([p.generation + aside for p in known])
+                y = [100 * getattr(p, field) for p in known]
+                axes.plot(x, y, color=colour(chain), lw=2 if not at else 1.4, zorder=3, marker="o", ms=4 if not at else 3)
+                for where, p in zip(x, known, strict=True):
+                    if (lo := getattr(p, field + "_lo")) is not None:
+                        hi = getattr(p, field + "_hi")
+                        axes.plot([where, where], [100 * lo, 100 * hi], color=colour(chain), lw=1, zorder=2)
+            axes.set_xlim(0.6, last + 0.4)
+            axes.set_xticks(range(1, last + 1))
+            axes.margins(y=0.08)
+            axes.grid(axis="y", color=FAINT, lw=0.6)
+            axes.set_axisbelow(True)
+            axes.text(0, 1.02, title, transform=axes.transAxes, color=QUIET, va="bottom")
+            axes.set_xlabel("generation", color=QUIET, labelpad=2)
+            _strip(axes, "bottom")
+    return out[0]
+
+
+def heat(cells: Sequence[Cell], field: str, *, chance: bool) -> str:
+    """Draws one trust function's matrix: sources down, targets across; a dot marks cells whose interval excludes the baseline.
+
+    Args:
+        cells: of one method.
+        field: "auc" or "purity".
+        chance: whether the baseline is 0.5 (an AUC), or the share of right labels among all (a purity).
+    """
+    sources, targets = (list(dict.fromkeys(getattr(c, side) for c in cells)) for side in ("source", "target"))
+    letter, slope = 0.068, np.radians(35)  # inches that a letter takes, and how names of targets climb
+    left, right = 0.15 + letter * max(map(len, sources)), max(0.1, letter * len(targets[-1]) * np.cos(slope) - 0.4)
+    top = 0.25 + letter * max(map(len, targets)) * np.sin(slope)
+    width, height = 0.95 * len(targets), 0.55 * len(sources)
+    size = (left + width + right, top + height + 0.1)
+    says = f"{field} of {name(cells[0].method)} by source and target"
+    with _canvas(f"heat-{field}-{cells[0].method}", size, says) as (figure, out):
+        axes = figure.add_axes((left / size[0], 0.1 / size[1], width / size[0], height / size[1]))
+        for c in cells:
+            x, y, value = targets.index(c.target), sources.index(c.source), getattr(c, field)
+            baseline, lo, hi = (0.5 if chance else c.right), getattr(c, field + "_lo"), getattr(c, field + "_hi")
+            tint = (1.0, 1.0, 1.0) if value is None else _diverging(value - baseline)
+            axes.fill([x - 0.49, x + 0.49, x + 0.49, x - 0.49], [y - 0.48, y - 0.48, y + 0.48, y + 0.48], color=tint, lw=0)
+            sure = lo is not None and not lo <= baseline <= hi
+            axes.text(
+                x, y - 0.1, "–" if value is None else f"{value:.2f}" + " •" * sure, ha="center", va="center", weight="bold"
+            )
+            if lo is not None:
+                axes.text(x, y + 0.24, f"[{lo:.2f}, {hi:.2f}]", ha="center", va="center", size=6.5)
+        axes.set(xlim=(-0.5, len(targets) - 0.5), ylim=(len(sources) - 0.5, -0.5))
+        axes.set_yticks(range(len(sources)), sources)
+        axes.set_xticks(range(len(targets)), targets, rotation=35, ha="left")
+        axes.xaxis.tick_top()
+        _strip(axes)
+    return out[0]
+
+
+def _diverging(above: float) -> tuple[float, float, float]:
+    """Blue above the baseline, orange below it, white at it; full at a distance of 0.5.
+
+    >>> _diverging(0.0)
+    (1.0, 1.0, 1.0)
+    """
+    full = (0.0, 0.447, 0.698) if above > 0 else (0.835, 0.369, 0.0)
+    strength = min(abs(above) / 0.5, 1.0) * 0.85
+    return tuple(1.0 - strength * (1.0 - c) for c in full)

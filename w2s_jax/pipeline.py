@@ -10,6 +10,7 @@ report marks them. Every stage goes through the store, so that methods share wha
 Source: arXiv 2606.01000.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -50,17 +51,41 @@ COMPLETIONS = "completions.json"  # beside a student that learnt from what it wr
 # ---- The link --------------------------------------------------------------------------------------------------------
 
 
-def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> recovery.Trial:
+@dataclasses.dataclass(frozen=True)
+class Linked:
+    """What a link leaves behind.
+
+    Attributes:
+        trial: what was measured; `recovery.recover` makes rows of it.
+        students: the trained student of each method, by method id; a chain's next teacher is one of them.
+        fitted: the fitted trust function of each method, a folder `trust`.
+        scores: the trust scores f32[R] that each method gave the target's weak labels.
+    """
+
+    trial: recovery.Trial
+    students: Mapping[str, Model]
+    fitted: Mapping[str, Stored]
+    scores: Mapping[str, Stored]
+
+
+def link(
+    run: Run,
+    teacher: Model,
+    student: Model,
+    *,
+    generation: int = 0,
+    asked: Mapping[str, Sequence[Question]] | None = None,
+) -> Linked:
     """Runs every stage for every method of the config.
 
     Args:
         run: config, seed, store.
         teacher, student: the models.
         generation: place in a chain.
+        asked: the questions of a role, where these are not all that the task has.
 
     Returns:
-        What was measured; `recovery.recover` makes rows of it. Methods that need the target's gold are left out where it has
-        none.
+        What was measured, and what was made for it. Methods that need the target's gold are left out where it has none.
 
     Raises:
         ValueError: whatever a stage refuses, and roles that are not disjoint.
@@ -72,7 +97,7 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
             "name the merged directory, or set student.quantise to '' in the config"
         )
     marked = uses_target_gold(rows)
-    source, target, test = (ask(run.task, role) for role in ROLES)
+    source, target, test = ((asked or {}).get(role) or ask(run.task, role) for role in ROLES)
     refuse_overlap(source=source, target=target, test=test)
     gold = dict(zip(ROLES, map(run.task.gold, ROLES)))
     teacher_shown = shown_to(run, "teacher", source, gold["source"])
@@ -82,6 +107,7 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
     unlabelled = look(run, teacher, target, teacher_shown, "target")
     correct = gold["source"].grade(labelled.answers)
 
+    fitted: dict[str, Stored] = {}
     scores: dict[str, Stored] = {}
     chosen: dict[str, Stored] = {}
     taught: dict[str, Stored] = {}
@@ -89,8 +115,8 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
         rows = [row for row in rows if row.method not in marked]
     for row in rows:
         given = gather(row, unlabelled, gold["target"] if row.method in marked else None, scores)
-        fitted = calibrate(run, row, labelled, correct, teacher)
-        scores[row.method] = trust(run, row, fitted, unlabelled, given)
+        fitted[row.method] = calibrate(run, row, labelled, correct, teacher)
+        scores[row.method] = trust(run, row, fitted[row.method], unlabelled, given)
     for row in sorted(rows, key=lambda row: not row.leads):
         num_taught = next(
             (len(chosen[other.method].value.row) for other in rows if other.leads and other.method in chosen), None
@@ -123,7 +149,43 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
     )
     if hasattr(run.task, "graded"):
         run.store.log(f"{run.prefix}grading  {run.task.graded()}")
-    return trial
+    return Linked(trial, students, fitted, scores)
+
+
+def examine(
+    run: Run, teacher: Model, questions: Sequence[Question], label: str, *, source: Sequence[Question] = ()
+) -> tuple[Looked, np.ndarray]:
+    """The teacher looks at labelled questions of the source, outside a link.
+
+    Args:
+        run: config, seed, store.
+        teacher: the model.
+        questions: of the source role.
+        label: what the log calls them.
+        source: the questions that demonstrations are drawn from, where the teacher is shown some.
+
+    Returns:
+        What it answered and what was observed, and which of its answers are right, bool[R].
+    """
+    gold = run.task.gold("source")
+    shown = shown_to(run, "teacher", source or questions, gold)
+    looked = look(run, teacher, leave_out(questions, shown), shown, label)
+    graded = run.stage(
+        "grade",
+        lambda work, **inputs: gold.grade(looked.answers),
+        code=plugins.source_words("task", run.config.tasks.name),  # whose `agree` grades
+        label=f"grade {label}",
+        answered=looked.answered,
+        gold=Ref(gold, digest(gold)),
+    )
+    return looked, graded.value
+
+
+def believe(
+    run: Run, row: Row, teacher: Model, fitted: Stored, looked: Looked, scores: Mapping[str, Stored] | None = None
+) -> Stored:
+    """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
+    return trust(run, row, fitted, looked, gather(row, looked, None, scores or {}))
 
 
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:

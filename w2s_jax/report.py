@@ -5,6 +5,7 @@ Stage in: `Recovery` rows, `Summary` objects, `Audit`s, and texts that say what 
     recovery.json   {"schema": 1, "rows": [...], "summary": [...]}, the same bytes for the same values
     recovery.md     the tables, for a pull request
     index.html      the page, with its figures inside; it asks for nothing over the network
+    chain.json      of a chain: what its collapse detector saw, and why it stopped
     data/*.csv      the numbers behind each figure
 
 recovery.json holds no path, time or duration; the page also shows the texts it is given, such as the resolved config.
@@ -23,6 +24,8 @@ import numpy as np
 from etils import epath
 
 from w2s_jax import figures
+from w2s_jax.analysis.transfer import Cell
+from w2s_jax.chain import Point
 from w2s_jax.recovery import MEAN, Summary
 from w2s_jax.types import Audit, Recovery
 
@@ -51,6 +54,19 @@ class Learning:
     rounds: Sequence[Mapping[str, Any]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Snowball:
+    """What came of a chain.
+
+    Attributes:
+        points: generation by generation, from `chain.snowball`.
+        chains: for each seed what its detector saw and why it stopped, from `chain.plain`.
+    """
+
+    points: Sequence[Point]
+    chains: Sequence[Mapping[str, Any]]
+
+
 def write(
     folder: str | epath.Path,
     *,
@@ -58,6 +74,7 @@ def write(
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning] | None = None,
+    snowball: Snowball | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -68,17 +85,21 @@ def write(
         rows, summary: from `recovery.recover` and `recovery.summarise`.
         audits: by method, of one seed; the trust figures show those of methods that saw no gold labels.
         learning: by method, of one seed, where students learnt from what they wrote.
+        snowball: where a chain was run.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
     folder = epath.Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title))
-    for name, text in _data(summary, audits, learning or {}).items():
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, snowball))
+    if snowball:
+        whole = {"schema": 1, "chains": _plain(snowball.chains)}
+        (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
+    for name, text in _data(summary, audits, learning or {}, snowball).items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, learning or {}, context or {}, title))
+    page.write_text(to_html(rows, summary, audits, learning or {}, context or {}, title, snowball))
     return page
 
 
@@ -122,9 +143,12 @@ def terminal_table(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n" if lines else "no results\n"
 
 
-def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: str) -> str:
+def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: str, snowball: Snowball | None = None) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
+    if snowball:
+        out += ["## The chain, generation by generation", "", *(f"- {line}" for line in _endings(snowball)), ""]
+        out += [*_markdown_table(*_generations(snowball)), "", *_markdown_table(*_detected(snowball)), ""]
     for link, part in _links(summary):
         out += [f"## {_heading(link, part)}", "", _guides(part), ""]
         out += [f"- **{figures.name(s.method)}**: {_sentence(s)}" for s in part] + [""]
@@ -146,10 +170,15 @@ def to_html(
     learning: Mapping[str, Learning],
     context: Mapping[str, str],
     title: str,
+    snowball: Snowball | None = None,
 ) -> str:
-    """Returns the page."""
-    body = [f"<header><h1>{_e(title)}</h1>{_lead(summary)}</header>"]
+    """Returns the page. Of a chain's controls it shows what the chain's own section says."""
+    body = [f"<header><h1>{_e(title)}</h1>{_lead(summary, snowball)}</header>"]
     links = _links(summary)
+    if snowball:
+        body.append(_snowball_section(snowball))
+        own = {(p.generation, p.teacher) for p in snowball.points if p.chain == snowball.points[0].chain}
+        links = [(link, part) for link, part in links if (link[-1], link[1]) in own]
     for link, part in links:
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
@@ -159,16 +188,28 @@ def to_html(
         parts = "".join(f"<details><summary>{_e(k)}</summary><pre>{_e(v)}</pre></details>" for k, v in context.items())
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
-    files = ["recovery.json", "recovery.md", *(f"data/{name}" for name in _data(summary, audits, learning))]
+    files = ["recovery.json", "recovery.md", *["chain.json"] * bool(snowball)]
+    files += [f"data/{name}" for name in _data(summary, audits, learning, snowball)]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return _PAGE.format(title=_e(title), body="\n".join(body))
+
+
+def chain_table(snowball: Snowball) -> str:
+    """Returns a chain and its controls as plain aligned text, one line for each generation, and why it stopped."""
+    tables = ["\n".join(_aligned([head, *body])) for head, body in (_generations(snowball), _detected(snowball))]
+    return "\n\n".join([*tables, "\n".join(_endings(snowball))]) + "\n"
 
 
 # Sections of the page
 
 
-def _lead(summary: Sequence[Summary]) -> str:
+def _lead(summary: Sequence[Summary], snowball: Snowball | None) -> str:
     links = _links(summary)
+    if snowball:
+        chains = len({p.chain for p in snowball.points}) - 1
+        last = max(p.generation for p in snowball.points)
+        beside = f", with {chains} control chain{'s' * (chains > 1)} beside it" if chains else ""
+        return f'<p class="lead">A chain of {last} generations of teacher and student{beside}; a section for each below.</p>'
     if not links:
         return '<p class="lead">No results.</p>'
     if len(links) > 1:
@@ -462,7 +503,12 @@ def _plain(value: Any) -> Any:
     return round(float(value), 6) + 0.0 if isinstance(value, float | np.floating) else value
 
 
-def _data(summary: Sequence[Summary], audits: Mapping[str, Audit], learning: Mapping[str, Learning]) -> dict[str, str]:
+def _data(
+    summary: Sequence[Summary],
+    audits: Mapping[str, Audit],
+    learning: Mapping[str, Learning],
+    snowball: Snowball | None = None,
+) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
     drawn = [
@@ -494,6 +540,9 @@ def _data(summary: Sequence[Summary], audits: Mapping[str, Audit], learning: Map
     ]
     if steps:
         files["learning.csv"] = _csv(["method", "curve", "step", "value"], steps)
+    if snowball:
+        fields = [field.name for field in dataclasses.fields(Point)]
+        files["snowball.csv"] = _csv(fields, [[getattr(p, name) for name in fields] for p in snowball.points])
     return files
 
 
@@ -545,6 +594,170 @@ def _figure(drawing: str, caption: str) -> str:
 
 def _e(text: str) -> str:
     return html.escape(str(text))
+
+
+# Chains
+
+
+def _snowball_section(snowball: Snowball) -> str:
+    out = ["<section><h2>The chain, generation by generation</h2>"]
+    out.append('<ul class="plain">' + "".join(f"<li>{_e(line)}</li>" for line in _endings(snowball)) + "</ul>")
+    keys = " ".join(
+        f'<span class="dot" style="background:{figures.colour(chain)}; display:inline-block"></span>&nbsp;{_e(name)}'
+        for chain, name in dict.fromkeys((p.chain, _chain_name(snowball, p.chain)) for p in snowball.points)
+    )
+    drawings = (f'<div class="{kind}">{figures.snowball(snowball.points, narrow=kind == "narrow")}</div>' for kind in _KINDS)
+    out.append(
+        _figure(
+            "".join(drawings),
+            "<b>Snowball.</b> In each chain the trained student of a generation teaches the next one; the dotted line is the"
+            f" first teacher. Vertical lines are 95 % intervals. {keys}",
+        )
+    )
+    out.append(_table(*_generations(snowball)))
+    out.append("<h3>What the collapse detector saw</h3>" + _table(*_detected(snowball)))
+    out.append(
+        "<p class=\"note\">It reads the teacher's answers to held-back source questions, its head's AUC there, and the trust"
+        " scores of the unlabelled target; neither the target's gold nor the test. Change is counted from the first teacher,"
+        " drift and distance from the generation before; means over seeds. Its rules and their numbers are our proposals.</p>"
+    )
+    return "".join(out) + "</section>"
+
+
+_KINDS = ("wide", "narrow")
+
+
+def _generations(snowball: Snowball) -> tuple[list[str], list[list[str]]]:
+    head = ["chain", "generation", "teacher, %", "student, % [95 %]", "n taught", "purity [95 %]", "AUC", "ECE"]
+    body = []
+    for p in snowball.points:
+        accuracy = f"{_percent(p.accuracy)} {_limits(p.accuracy_lo, p.accuracy_hi, 1)}".strip()
+        pure = f"{_number(p.purity, 3)} {_range(None if p.purity_lo is None else (p.purity_lo, p.purity_hi))}".strip()
+        cells = [_chain_name(snowball, p.chain), str(p.generation), _percent(p.teacher_accuracy), accuracy]
+        body.append([*cells, f"{p.n_selected:,}", pure, _number(p.auc, 3), _number(p.ece, 3)])
+    return head, body
+
+
+def _detected(snowball: Snowball) -> tuple[list[str], list[list[str]]]:
+    head = ["generation", "held-back source, %", "AUC there", "mean trust in the target", "distance", "drift"]
+    own = [p for p in snowball.points if p.chain == snowball.points[0].chain]
+    body = [
+        [
+            str(p.generation),
+            _percent(p.held_back),
+            _number(p.held_back_auc, 3),
+            _number(p.trust, 3),
+            _number(p.distance, 3),
+            "–" if p.drift is None else f"{p.drift:+.3f}".replace("-", "−"),
+        ]
+        for p in own
+    ]
+    return head, body
+
+
+def _endings(snowball: Snowball) -> list[str]:
+    """Says of each seed's chain how it ended."""
+    lines = []
+    for chain in snowball.chains:
+        seed = f"Seed {chain['seed']}: " if len(snowball.chains) > 1 else ""
+        ended = f"stopped {chain['stopped']}" if chain["stopped"] else f"ran all {chain['planned']} generations"
+        lines.append(f"{seed}the chain {ended}.")
+    return lines
+
+
+def _chain_name(snowball: Snowball, chain: str) -> str:
+    """A chain's name; one whose teachers saw gold labels of the target is marked."""
+    return figures.name(chain) + (f" {DAGGER}" if any(p.uses_target_gold for p in snowball.points if p.chain == chain) else "")
+
+
+# The transfer matrix
+
+Tiers = Mapping[tuple[str, str], tuple[float | None, float | None, int]]
+"""(method, tier) -> mean AUC, mean purity, cells; from `transfer.by_tier`."""
+
+
+def write_transfer(
+    folder: str | epath.Path, cells: Sequence[Cell], tiers: Tiers, context: Mapping[str, str] | None = None
+) -> epath.Path:
+    """Writes transfer.json, transfer.md, data/transfer.csv and the page; returns the page's path.
+
+    Args:
+        folder: where to, made if it is missing.
+        cells: from `transfer.matrix`.
+        tiers: from `transfer.by_tier`.
+        context: what was run, heading -> text.
+    """
+    folder = epath.Path(folder)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    whole = {"schema": 1, "cells": _plain([dataclasses.asdict(cell) for cell in cells])}
+    (folder / "transfer.json").write_text(
+        json.dumps(whole, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    fields = [field.name for field in dataclasses.fields(Cell)]
+    (folder / "data" / "transfer.csv").write_text(_csv(fields, [[getattr(cell, name) for name in fields] for cell in cells]))
+    tables = [_markdown_table(*_by_tier(tiers)), _markdown_table(*_cells(cells))]
+    (folder / "transfer.md").write_text("\n".join(["# Transfer matrix", "", *tables[0], "", *tables[1]]) + "\n")
+    body = [
+        "<header><h1>Transfer matrix</h1></header>",
+        "<section><h2>By distance</h2>" + _table(*_by_tier(tiers)) + "</section>",
+    ]
+    for method in dict.fromkeys(cell.method for cell in cells):
+        own = [cell for cell in cells if cell.method == method]
+        drawn = (
+            f"<div><h4>{word}</h4>{figures.heat(own, field, chance=field == 'auc')}</div>"
+            for word, field in (("AUC", "auc"), ("Purity of the most trusted", "purity"))
+        )
+        caption = (
+            "Fitted on the set at the left, judging the set above. Blue is above the baseline (0.5 for the AUC, the share of"
+            " right labels among all for purity), orange below; a dot: the 95 % interval, written beneath, excludes it. On the"
+            " diagonal the two halves of one set."
+        )
+        grid = f'<div style="display: grid; gap: 1.5rem">{"".join(drawn)}</div>'
+        body.append(f"<section><h2>{_e(figures.name(method))}</h2>{_figure(grid, caption)}</section>")
+    body.append("<section><h2>All cells</h2>" + _table(*_cells(cells)) + "</section>")
+    for heading, text in (context or {}).items():
+        body.append(f"<details><summary>{_e(heading)}</summary><pre>{_e(text)}</pre></details>")
+    links = (f'<a href="{file}">{file}</a>' for file in ("transfer.json", "transfer.md", "data/transfer.csv"))
+    body.append("<footer>Numbers: " + " · ".join(links) + "</footer>")
+    page = folder / "index.html"
+    page.write_text(_PAGE.format(title="Transfer matrix", body="\n".join(body)))
+    return page
+
+
+def transfer_table(cells: Sequence[Cell], tiers: Tiers) -> str:
+    """Returns the matrix as plain aligned text, one line for each cell, below the means of each tier."""
+    return "\n\n".join("\n".join(_aligned([head, *body])) for head, body in (_by_tier(tiers), _cells(cells))) + "\n"
+
+
+def _by_tier(tiers: Tiers) -> tuple[list[str], list[list[str]]]:
+    body = [
+        [figures.name(method), tier, _number(auc, 3), _number(pure, 3), str(count)]
+        for (method, tier), (auc, pure, count) in tiers.items()
+    ]
+    return ["trust function", "tier", "AUC, mean", "purity, mean", "cells"], body
+
+
+def _cells(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    head = [
+        "trust function",
+        "source",
+        "target",
+        "tier",
+        "fitted on",
+        "judged",
+        "right",
+        "AUC [95 %]",
+        "ECE",
+        "n",
+        "purity [95 %]",
+    ]
+    body = []
+    for c in cells:
+        area = f"{_number(c.auc, 3)} {_range(None if c.auc_lo is None else (c.auc_lo, c.auc_hi))}".strip()
+        pure = f"{_number(c.purity, 3)} {_range(None if c.purity_lo is None else (c.purity_lo, c.purity_hi))}".strip()
+        cells_of = [figures.name(c.method), c.source, c.target, c.tier, f"{c.num_fitted:,}", f"{c.num_judged:,}"]
+        body.append([*cells_of, _number(c.right, 3), area, _number(c.ece, 3), f"{c.n:,}", pure])
+    return head, body
 
 
 _READING = """<section><h2>How the numbers are defined</h2><dl>

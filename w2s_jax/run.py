@@ -91,6 +91,12 @@ class Run:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
         return jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(purpose.encode()))
 
+    def at(self, place: str, config: ConfigDict) -> "Run":
+        """The same run at a place of its own, with other sections than those of the task and the mesh changed."""
+        there = dataclasses.replace(self, config=config, prefix=f"{self.prefix}{place} ")
+        there.__dict__.update(task=self.task, mesh=self.mesh)  # where cached properties keep them: not read a second time
+        return there
+
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         return sharding.make_mesh(**self.config.mesh)

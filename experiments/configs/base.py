@@ -77,6 +77,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.recover.margin = 0.02  # accuracy that counts as no loss in the equivalence test
     c.recover.alpha = 0.05
 
+    # 11 chain: students of generation 1, 2, ..., each taught by the one before it, the first by teacher.model; () = one link
+    c.chain = ConfigDict()
+    c.chain.models = ()  # in place of student.model; the student section says how they are asked and taught
+    c.chain.follow = "ntf"  # the method whose student becomes the next teacher
+    c.chain.controls = ("naive", "gold")  # methods that have a chain of their own beside it
+    c.chain.head = "retrain"  # for each new teacher; "reuse" = that of the first one (of trust.name; equal widths)
+    c.chain.target = "fresh"  # a slice of the target for each generation; "same" = all of it each time
+    c.chain.whole_groups = True  # questions of one group (a passage, a game) stay in one slice
+    c.chain.held_back_frac = 0.2  # share of the source that no head is fitted on: the collapse detector reads it
+    c.chain.stop = ConfigDict()  # the detector's numbers are our proposals
+    c.chain.stop.rules = ("accuracy", "auc", "drift")  # () = never stop
+    c.chain.stop.alpha = 0.05  # chance of a false stop by accuracy or auc, each over the whole chain
+    c.chain.stop.accuracy_margin = 0.0  # held-back accuracy that a teacher may lose against the first
+    c.chain.stop.auc_margin = 0.1  # above chance, below which a head is of no use
+    c.chain.stop.least = 10  # right and wrong held-back answers that it takes to speak of an AUC
+    c.chain.stop.distance = 0.3  # between the scores of two generations (Kolmogorov-Smirnov)
+    c.chain.stop.drift = 0.2  # of mean trust in the target beyond the change of held-back accuracy
+
     c.lock()  # a config that sets a key that is not here is told so; it may add sections of these two
     c.pretrain.unlock()
     c.method.unlock()

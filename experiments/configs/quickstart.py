@@ -3,6 +3,7 @@
 Command:  python -m experiments.main            (the same as --config=experiments/configs/quickstart.py)
           python -m experiments.main --config=experiments/configs/quickstart.py:seeds=5
           python -m experiments.main --config=experiments/configs/quickstart.py:objective=grpo
+          python -m experiments.main --config=experiments/configs/quickstart.py:chain=10
 Device:   a laptop's CPU; wall time and the expected table stand in README.md, with the command that gave them.
 
 The task is `w2s_jax/tasks/arithmetic.py`: the weak teacher knows what is asked but its corpus holds a slip on one kind of
@@ -14,8 +15,8 @@ from experiments.configs import base
 
 
 def get_config(arg=None):
-    """`arg`: `seeds=K` runs seeds 0..K-1; `first=S` starts at S instead of 0; `objective=grpo` teaches by reward."""
-    given = base.words(arg, seeds=1, first=0, objective="sft")
+    """`arg`: `seeds=K` runs seeds 0..K-1; `first=S` starts at S; `objective=grpo` teaches by reward; `chain=K` generations."""
+    given = base.words(arg, seeds=1, first=0, objective="sft", chain=0)
     c = base.get_config()
     base.choose("objective", given["objective"], {"sft": None, "grpo": None})
     c.name = "quickstart" if given["seeds"] == 1 else f"quickstart_{given['seeds']}_seeds"
@@ -37,6 +38,8 @@ def get_config(arg=None):
     c.student.training.optimizer.update(b2=0.99, weight_decay=0.01)
     if given["objective"] == "grpo":
         by_reward(c)
+    if given["chain"]:
+        chained(c, given["chain"])
     return c
 
 
@@ -53,6 +56,23 @@ def by_reward(c):
     c.student.num_slots = 512
     c.student.training.update(epochs=3.0, lr=5e-4)
     c.student.training.shape = base.shape(row_length=64, batch_rows=16, max_segments=8)
+
+
+def chained(c, generations):
+    """A chain of fresh strong models, each taught few labels by the one before it.
+
+    All generations begin with the same untaught model: what a chain gains or loses can only have come through the labels. 1,500
+    labels bring a student to the ceiling in one link, and a chain has nothing left to show; with half of them, in as many
+    steps, there is a way to go. Each generation asks a fresh slice of 1,600 questions; their groups are the 200 sums, which all
+    roles share, so slices share them too.
+    """
+    c.name += f"_chain{generations}"
+    c.tasks.num_target, c.tasks.num_test = 1600 * generations, 2000
+    c.chain.models = ("pretrain:strong",) * generations
+    c.chain.whole_groups = False
+    c.methods = ("naive", "ntf", "gold")
+    c.select.n = 800
+    c.student.training.epochs = 4.0
 
 
 def corpus_model(corpus, *, width, num_layers, head_dim, mlp_width, epochs):

@@ -1,5 +1,7 @@
 """The roles of a task's questions, source, target and test: what must hold between them."""
 
+import collections
+import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -71,3 +73,28 @@ def leave_out(questions: Sequence[Question], shown: Demonstrations) -> tuple[Que
     """The questions that are not among the demonstrations."""
     ids = {question.id for question, _ in shown}
     return tuple(q for q in questions if q.id not in ids)
+
+
+def portions(
+    questions: Sequence[Question], shares: Sequence[float], word: str, *, whole_groups: bool = True
+) -> tuple[tuple[Question, ...], ...]:
+    """Splits questions into disjoint portions that hold all of them, by a keyed hash of their ids; each keeps their order.
+
+    Args:
+        questions: to split; the order in which they come does not matter.
+        shares: how large the portions are, beside each other.
+        word: key of the hash; another word gives another split.
+        whole_groups: questions of one group (a passage, a game) stay together, and portions are as equal as that allows.
+
+    >>> [len(part) for part in portions([Question(str(i), "t", "?") for i in range(10)], (1, 4), "a word")]
+    [2, 8]
+    """
+    units = [q.group or q.id if whole_groups else q.id for q in questions]
+    size = collections.Counter(units)
+    ends = np.cumsum(shares) / np.sum(shares) * len(questions)
+    portion, before = {}, 0
+    for unit in sorted(size, key=lambda unit: (hashlib.sha256(f"{word}\0{unit}".encode()).digest(), unit)):
+        middle = before + size[unit] / 2
+        portion[unit] = min(int(np.searchsorted(ends, middle)), len(shares) - 1)
+        before += size[unit]
+    return tuple(tuple(q for q, unit in zip(questions, units) if portion[unit] == part) for part in range(len(shares)))
