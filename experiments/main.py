@@ -136,7 +136,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     summary = recovery.summarise(trials, margin=config.recover.margin, alpha=config.recover.alpha)
     learning = read_learning(workdir, store, one.prefix, trials[-1].trained)
     context = {"config": config.to_yaml()}
-    report.write(folder, rows=rows, summary=summary, audits=trials[-1].audits, learning=learning, context=context)
+    last = {"audits": trials[-1].audits, "certificates": trials[-1].certificates}
+    report.write(folder, rows=rows, summary=summary, **last, learning=learning, context=context)
     link_results(workdir, store)
     print(report.terminal_table(rows, summary))
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"

@@ -23,8 +23,9 @@ import numpy as np
 from etils import epath
 
 from w2s_jax import figures
+from w2s_jax.certificate import sentence
 from w2s_jax.recovery import MEAN, Summary
-from w2s_jax.types import Audit, Recovery
+from w2s_jax.types import Audit, Certificate, Recovery
 
 VERSION = "1"
 
@@ -35,6 +36,21 @@ CURVES = {
     "completion_tokens": "tokens of an answer, mean",
     "sampler_gap_max": "largest gap between sampler and trainer, nats",
 }
+ROWS = {  # what a row is for, where its name does not say it
+    "naive": "a random n of the weak labels; what is gained above it is owed to trust",
+    "naive_all": "all weak labels",
+    "shuffled": "the trust scores dealt out at random: same scores, no information",
+    "flipped": "the same head, fitted with right and wrong exchanged: it should choose the worst labels",
+    "same_purity": "random labels, as many right and wrong ones as NTF chose: what NTF gains above it is owed to which right "
+    "labels it chooses, not to how many; it is drawn with the target's gold labels",
+    "difficulty_matched": "random labels of questions as easy and as hard as those NTF chose, by level, rating or the "
+    "teacher's confidence: what NTF gains above it is owed to more than difficulty",
+    "oracle": "right labels only: the most that any choice of labels can reach",
+    "gold": "gold labels of the questions of the naive row",
+    "gold_on_ntf": "gold labels of the questions NTF chose",
+}
+SUBSETS = ("same_purity", "difficulty_matched")  # their scores say which rows were drawn, they are no probabilities
+CERTIFICATE = ["method", "threshold", "calibration_questions", "calibration_purity", "lower_bound", "target_kept", "coverage"]
 LEGEND = f"{DAGGER} its student saw gold labels of the target: a ceiling or a control, not a method"
 
 
@@ -58,6 +74,7 @@ def write(
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning] | None = None,
+    certificates: Mapping[str, Certificate] | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -68,17 +85,19 @@ def write(
         rows, summary: from `recovery.recover` and `recovery.summarise`.
         audits: by method, of one seed; the trust figures show those of methods that saw no gold labels.
         learning: by method, of one seed, where students learnt from what they wrote.
+        certificates: by method, of one seed, where the purity of the selection was certified.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
     folder = epath.Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title))
-    for name, text in _data(summary, audits, learning or {}).items():
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates or {}))
+    data = _data(summary, audits, learning or {}, certificates or {})
+    for name, text in data.items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, learning or {}, context or {}, title))
+    page.write_text(to_html(rows, summary, audits, learning or {}, certificates or {}, context or {}, title))
     return page
 
 
@@ -122,7 +141,12 @@ def terminal_table(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n" if lines else "no results\n"
 
 
-def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: str) -> str:
+def to_markdown(
+    summary: Sequence[Summary],
+    audits: Mapping[str, Audit],
+    title: str,
+    certificates: Mapping[str, Certificate] | None = None,
+) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
     for link, part in _links(summary):
@@ -133,9 +157,15 @@ def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: 
         if any(s.uses_target_gold for s in part):
             out += [LEGEND + ".", ""]
         out += [f"- not defined ({', '.join(methods)}): {reason}" for reason, methods in _reasons(part).items()]
+        out += ["", "What the rows are for:", ""] if _explained(part) else []
+        out += [f"- **{figures.name(method)}**: {said}" for method, said in _explained(part).items()]
         out.append("")
     if shown := _shown(summary, audits):
         out += ["## How good were the trust scores?", "", *_markdown_table(*_trust_table(shown)), ""]
+    if certificates:
+        out += ["## What purity is certified?", ""]
+        for key, one in certificates.items():
+            out += [f"- **{figures.name(key)}**: {' '.join((sentence(one), *(f'Note: {c}.' for c in one.caveats)))}"]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -144,6 +174,7 @@ def to_html(
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning],
+    certificates: Mapping[str, Certificate],
     context: Mapping[str, str],
     title: str,
 ) -> str:
@@ -154,12 +185,13 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
+    body.append(_certificate_section(certificates, several=any(s.seeds > 1 for s in summary)))
     body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
     if context:
         parts = "".join(f"<details><summary>{_e(k)}</summary><pre>{_e(v)}</pre></details>" for k, v in context.items())
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
-    files = ["recovery.json", "recovery.md", *(f"data/{name}" for name in _data(summary, audits, learning))]
+    files = ["recovery.json", "recovery.md", *(f"data/{name}" for name in _data(summary, audits, learning, certificates))]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return _PAGE.format(title=_e(title), body="\n".join(body))
 
@@ -210,7 +242,14 @@ def _link_section(heading: str, part: Sequence[Summary], rows: Sequence[Recovery
             for reason, methods in reasons.items()
         )
         out.append(f'<h3>Not defined, and why</h3><ul class="plain">{told}</ul>')
+    if explained := _explained(part):
+        told = "".join(f"<li><b>{_e(figures.name(method))}</b>: {_e(said)}</li>" for method, said in explained.items())
+        out.append(f'<h3>What the rows are for</h3><ul class="plain">{told}</ul>')
     return "".join(out) + "</section>"
+
+
+def _explained(part: Sequence[Summary]) -> dict[str, str]:
+    return {s.method: ROWS[s.method] for s in part if s.method in ROWS}
 
 
 def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> str:
@@ -245,6 +284,31 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
             )
         )
     out += [f'<p class="note"><b>{_e(", ".join(names))}</b>: {_e(reason)}.</p>' for reason, names in untold.items()]
+    return "".join(out) + "</section>"
+
+
+def _certificate_section(certificates: Mapping[str, Certificate], several: bool) -> str:
+    if not certificates:
+        return ""
+    out = ["<section><h2>What purity is certified?</h2>"]
+    if several:
+        out.append('<p class="note">Of one seed, the last.</p>')
+    for key, one in certificates.items():
+        out.append(f"<p><b>{_e(figures.name(key))}</b>: {_e(sentence(one))}</p>")
+        out += [f'<p class="note"><b>Note</b>: {_e(caveat)}.</p>' for caveat in one.caveats]
+    drawn = [
+        f'<div style="max-width: 32rem"><h4>{_e(figures.name(key))}</h4>{figures.certificate(key, one)}</div>'
+        for key, one in certificates.items()
+    ]
+    out.append(
+        _figure(
+            "".join(drawn),
+            "<b>Certified purity.</b> Each point is a threshold of a grid fixed beforehand: the share of right labels among the"
+            " source questions held back for this that reach it, and a lower bound of the purity that holds for all thresholds"
+            " at once. Taken is the smallest threshold whose bound reaches the wanted purity. Calibration and target questions"
+            " must come from one population, and be independent of each other.",
+        )
+    )
     return "".join(out) + "</section>"
 
 
@@ -304,9 +368,9 @@ def _trust_table(shown: Mapping[str, Audit]) -> tuple[list[str], list[list[str]]
 
 
 def _shown(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> dict[str, Audit]:
-    """Leaves out students that saw gold labels: their rows were not chosen by a trust function of their own."""
-    gold = {s.method for s in summary if s.uses_target_gold}
-    return {key: a for key, a in audits.items() if key not in gold and len(a.curve)}
+    """Leaves out rows that were not chosen by a trust function of their own: of students that saw gold labels, and subsets."""
+    left_out = {*SUBSETS, *(s.method for s in summary if s.uses_target_gold)}
+    return {key: a for key, a in audits.items() if key not in left_out and len(a.curve)}
 
 
 def _recovery_table(part: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
@@ -462,7 +526,12 @@ def _plain(value: Any) -> Any:
     return round(float(value), 6) + 0.0 if isinstance(value, float | np.floating) else value
 
 
-def _data(summary: Sequence[Summary], audits: Mapping[str, Audit], learning: Mapping[str, Learning]) -> dict[str, str]:
+def _data(
+    summary: Sequence[Summary],
+    audits: Mapping[str, Audit],
+    learning: Mapping[str, Learning],
+    certificates: Mapping[str, Certificate],
+) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
     drawn = [
@@ -494,6 +563,9 @@ def _data(summary: Sequence[Summary], audits: Mapping[str, Audit], learning: Map
     ]
     if steps:
         files["learning.csv"] = _csv(["method", "curve", "step", "value"], steps)
+    if certificates:
+        lines = [[key, *line] for key, one in certificates.items() for line in one.curve.tolist()]
+        files["certificate.csv"] = _csv(CERTIFICATE, lines)
     return files
 
 
@@ -556,6 +628,9 @@ _READING = """<section><h2>How the numbers are defined</h2><dl>
 zero. <i>Undetermined</i>: none of these; not a finding of equality.</dd>
 <dt>Intervals</dt><dd>95 %. Over several seeds they cover the draw of seeds and of questions; over one seed, questions only.
 Test sets weigh the same in a mean.</dd>
+<dt>Certified purity</dt><dd>A lower bound of the purity of what is chosen, from labelled source questions that the trust
+function was not fitted on; with probability 1 − delta over their draw it is not above the truth, whichever threshold is taken.
+It is not valid where the target comes from another distribution.</dd>
 <dt>Purity, AUC, ECE, Brier</dt><dd>Share of right labels among those taught; chance that a right label is trusted more than a
 wrong one; mean distance of trust from the share that is right (arXiv 1706.04599); mean squared error of trust.</dd>
 </dl></section>"""
