@@ -202,7 +202,7 @@ def test_where_nothing_can_be_certified_the_best_attainable_is_told_and_what_to_
         selection.certified(score, answers, certificate=found)
     for said in (
         "at least 0.97 are right with confidence 0.95 (hoeffding, population)",
-        f"The best attainable bound is {best[3]:.3f}, at threshold {best[0]:g}: there {best[2]:.3f} of {best[1]:.0f} calibration",
+        f"The best attainable bound is {best[3]:.3f}, at threshold {best[0]:g}: there {best[2]:.3f} of {best[1]:.0f} calib",
         f"{best[4]:.0f} target questions are kept (coverage {best[5]:.1%})",
         "set select.bound='clopper_pearson', raise select.calibration_frac or select.delta",
     ):
