@@ -178,7 +178,7 @@ def certificate(key: str, one: Certificate) -> str:
         threshold, _, share, bound, _, coverage = one.curve.T
         known = bound > 0
         axes.axhline(100 * one.purity, color=QUIET, lw=1, ls=(0, (2, 2)), zorder=1)
-        axes.text(0.5, 100 * one.purity + 0.5, f"wanted {100 * one.purity:g} %", color=QUIET, va="bottom")
+        axes.text(102, 100 * one.purity + 0.5, f"wanted {100 * one.purity:g} %", color=QUIET, ha="right", va="bottom")
         axes.plot(100 * coverage[known], 100 * share[known], color=FAINT, lw=2, marker="o", ms=3, zorder=2)
         axes.plot(100 * coverage[known], 100 * bound[known], color=colour(key), lw=2, marker="o", ms=3, zorder=3)
         for at, tint, word in ((0, colour(key), "lower bound"), (0.32, FAINT, "calibration questions")):
@@ -188,7 +188,8 @@ def certificate(key: str, one: Certificate) -> str:
             (taken,) = np.flatnonzero(threshold == one.threshold)
             place = (100 * coverage[taken], 100 * bound[taken])
             axes.scatter(*place, s=60, facecolor="none", edgecolor=INK, lw=1.2, zorder=4)
-            axes.annotate(f"score ≥ {one.threshold:g}", place, (0, -13), textcoords="offset points", ha="center")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.annotate(f"score ≥ {one.threshold:g}", place, (9, 6), textcoords="offset points", bbox=box, zorder=5)
         low = min([100 * one.purity, *(100 * bound[known])])
         axes.set(xlim=(0, 103), ylim=(max(low - 8, 0), 101.5))
         axes.set_xlabel("coverage: target questions kept, %", color=QUIET, labelpad=2)
