@@ -30,6 +30,7 @@ its threshold by "a Hoeffding upper bound" and gives no formula: grid, union bou
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -219,8 +220,8 @@ def caveats(calibration: Sequence[Question], target: Sequence[Question]) -> tupl
         found.append(f"{OUT_OF_DISTRIBUTION}: calibrated on answers of the interface {one}, applied to {other}")
     elif names[0] != names[1]:
         found.append(f"{OUT_OF_DISTRIBUTION}: calibrated on {', '.join(names[0])}, applied to {', '.join(names[1])}")
-    groups = [q.group for q in calibration if q.group]
-    shared = sum(groups.count(name) for name in set(groups) if groups.count(name) > 1)
+    sizes = Counter(q.group for q in calibration if q.group)
+    shared = sum(size for size in sizes.values() if size > 1)
     if shared:
         found.append(
             f"{shared} of {len(calibration)} calibration questions share a passage or a game with another: they are taken as "

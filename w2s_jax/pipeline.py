@@ -4,8 +4,8 @@
 
 This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed) and `run` (what all stages
 share), which read the config as it does; what they call takes plain keyword arguments.
-Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, or the oracle); the
-report marks them. Every stage goes through the store, so that methods share what they have in common.
+Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, the oracle, the
+same-purity control); the report marks them. Every stage goes through the store, so that methods share what they have in common.
 
 Source: arXiv 2606.01000.
 """

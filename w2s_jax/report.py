@@ -51,7 +51,7 @@ ROWS = {  # what a row is for, where its name does not say it
 }
 SUBSETS = ("same_purity", "difficulty_matched")  # their scores say which rows were drawn, they are no probabilities
 CERTIFICATE = ["method", "threshold", "calibration_questions", "calibration_purity", "lower_bound", "target_kept", "coverage"]
-LEGEND = f"{DAGGER} its student saw gold labels of the target: a ceiling or a control, not a method"
+LEGEND = f"{DAGGER} its student saw gold labels of the target, or labels chosen by them: a ceiling or a control, not a method"
 
 
 @dataclasses.dataclass(frozen=True)
