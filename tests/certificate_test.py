@@ -21,6 +21,7 @@ def terms(**changes) -> Terms:
     return Terms(**usual | changes)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(counts, st.floats(1e-4, 0.5))
 def test_clopper_pearson_is_scipys_exact_interval(count, delta):
     right, rows = count
@@ -35,6 +36,7 @@ def test_clopper_pearson_is_that_of_statsmodels():
     assert certificate.clopper_pearson(right, rows, 0.01) == pytest.approx(theirs, abs=1e-9)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(counts, st.floats(1e-4, 0.5))
 def test_hoeffding_is_its_formula_and_never_above_the_exact_bound(count, delta):
     right, rows = count
@@ -49,6 +51,7 @@ def test_no_rows_bound_nothing():
         assert bound([0, 9], [0, 9], 0.05, pool=[7, 0]).tolist() == [0, 0]
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(counts, st.integers(1, 60))
 def test_the_bound_of_a_pool_is_the_hypergeometric_test_turned_round(count, pool):
     (right, rows), delta = count, 0.03

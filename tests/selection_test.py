@@ -85,6 +85,7 @@ def test_a_rules_word_is_the_name_of_its_function():
 # Balanced classes
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0, 1)), min_size=1, max_size=40), st.data())
 def test_classes_are_taken_in_equal_numbers_as_far_as_they_go_each_ones_most_trusted(rows, data):
     classes, score = (np.array(column) for column in zip(*rows, strict=True))
