@@ -146,9 +146,9 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     if chains:
         final = chains[-1].own[-1]
         last, prefix = final.trial, f"{one.prefix}gen {final.number} "
-    learning = read_learning(workdir, store, prefix, last.trained)
     told = report.Snowball(chain.snowball(chains, summary), chain.plain(chains)) if chains else None
-    shown = {"rows": rows, "summary": summary, "audits": last.audits, "learning": learning, "snowball": told}
+    shown = {"rows": rows, "summary": summary, "audits": last.audits, "certificates": last.certificates, "snowball": told}
+    shown["learning"] = read_learning(workdir, store, prefix, last.trained)
     report.write(folder, **shown, context={"config": config.to_yaml()})
     link_results(workdir, store)
     print(report.terminal_table(rows, summary) if told is None else report.chain_table(told))

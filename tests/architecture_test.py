@@ -29,7 +29,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("drawing",),
     ("slots",),
     ("choosing", "sampling", "features", "recovery"),  # L3
-    ("trust", "selection", "answering"),  # L4
+    ("trust", "selection", "certificate", "answering"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("settings",),

@@ -21,19 +21,25 @@ def _students(rng, seeds: int, num: int, lost: float, won: float):
 
 def _verdicts(rounds: int, seeds: int, num: int, lost: float, won: float) -> Counter:
     rng = np.random.default_rng(7)
-    return Counter(comparison.compare(*_students(rng, seeds, num, lost, won)).verdict for _ in range(rounds))
+    drawn = (_students(rng, seeds, num, lost, won) for _ in range(rounds))
+    return Counter(comparison.decide(student - gold)[2] for student, gold in drawn)
 
 
 def _beyond(rate: float, rounds: int, sigmas: float = 3) -> float:
     return sigmas * np.sqrt(rate * (1 - rate) / rounds)
 
 
+def _at_most(rate: float, rounds: int) -> int:
+    """The number of errors that a test of that rate stays below in all but one of a thousand simulations."""
+    return int(stats.binom.ppf(0.999, rounds, rate))
+
+
 def _check_error_rates(rounds: int, seeds: int, num: int):
     at_margin = _verdicts(rounds, seeds, num, 0.06, 0.04)
-    assert at_margin["near-lossless"] / rounds <= 0.05 + _beyond(0.05, rounds)
+    assert at_margin["near-lossless"] <= _at_most(0.05, rounds)
     at_zero = _verdicts(rounds, seeds, num, 0.05, 0.05)
     for wrong in ("lossy", "super-recovery"):
-        assert at_zero[wrong] / rounds <= 0.025 + _beyond(0.025, rounds)
+        assert at_zero[wrong] <= _at_most(0.025, rounds)
     # The students of this simulation have nothing in common from seed to seed: all variation is noise.
     variance = 0.1 / num / seeds
     if seeds == 1:
@@ -45,7 +51,33 @@ def _check_error_rates(rounds: int, seeds: int, num: int):
 
 @pytest.mark.parametrize("seeds, num", [(1, 2138), (5, 1000)])
 def test_verdicts_err_no_more_often_than_promised(seeds, num):
-    _check_error_rates(400, seeds, num)
+    _check_error_rates(1000, seeds, num)
+
+
+def _crossed(rng, seeds: int, num: int, difference: float, *, shared: float, of_seed: float):
+    """Draws differences f[S, N] of which seeds, questions and single answers each have their part.
+
+    `shared` is how often a seed answers as all seeds do on that question; seeds scatter about `difference` by `of_seed`.
+    """
+    shift = difference + of_seed * rng.normal(size=(seeds, 1))
+    u = np.where(rng.random((seeds, num)) < shared, rng.random(num), rng.random((seeds, num)))
+    return np.where(u < 0.05 - shift / 2, -1, np.where(u > 1 - 0.05 - shift / 2, 1, 0))
+
+
+@pytest.mark.parametrize("shared, of_seed", [(0.8, 0.0), (0.5, 0.004)])
+def test_verdicts_over_five_seeds_err_no_more_often_than_promised_where_questions_and_seeds_have_their_own_part(
+    shared, of_seed
+):
+    rng, rounds, seeds, num, said = np.random.default_rng(11), 1000, 5, 1200, {}
+    for difference in (-0.02, 0.0):
+        worlds = (_crossed(rng, seeds, num, difference, shared=shared, of_seed=of_seed) for _ in range(rounds))
+        said[difference] = Counter(comparison.decide(world)[2] for world in worlds)
+    assert said[-0.02]["near-lossless"] <= _at_most(0.05, rounds)
+    assert max(said[0.0]["lossy"], said[0.0]["super-recovery"]) <= _at_most(0.025, rounds)
+    of_question = shared**2 * 0.1 / num + 2 / num**2
+    predicted = comparison.power(of_question, (1 - shared**2) * 0.1 / num / seeds + of_seed**2 / seeds, seeds=seeds)
+    assert said[0.0]["near-lossless"] / rounds == pytest.approx(predicted, abs=_beyond(predicted, rounds))
+    assert 0.2 < predicted < 0.99, "a case that tells something"
 
 
 @pytest.mark.slow
@@ -120,6 +152,20 @@ def test_tost_is_two_one_sided_t_tests_of_scipy(probability):
         stats.ttest_1samp(d, -0.02, alternative="greater").pvalue, stats.ttest_1samp(d, 0.02, alternative="less").pvalue
     )
     assert comparison.tost(d) == pytest.approx(expected, abs=1e-9)
+
+
+def test_mcnemar_and_tost_are_those_of_statsmodels():
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
+    rng = np.random.default_rng(5)
+    for num, lost, won in ((40, 0.2, 0.1), (900, 0.05, 0.05), (2000, 0.02, 0.06)):
+        u = rng.random(num)
+        one, other = u >= lost, (u < lost) | (u >= lost + won)
+        table = [[(a & b).sum() for b in (other, ~other)] for a in (one, ~one)]
+        assert comparison.mcnemar(one, other) == pytest.approx(tables.mcnemar(table, exact=True).pvalue, abs=1e-9)
+        difference = one.astype(float) - other
+        theirs = weightstats.DescrStatsW(difference).ttost_mean(-0.02, 0.02)[0]
+        assert comparison.tost(difference) == pytest.approx(theirs, abs=1e-9)
 
 
 @pytest.mark.parametrize(

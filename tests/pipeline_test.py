@@ -15,30 +15,32 @@ import numpy as np
 import pytest
 
 from experiments import main
+from experiments.configs import base
 from tests import toy
 from w2s_jax import pipeline, store
 from w2s_jax.looking import Looked, answer
 from w2s_jax.run import Model, Run, find_model
 from w2s_jax.settings import check, method_row, uses_target_gold
 from w2s_jax.store import Ref, Store
-from w2s_jax.types import Answers, Gold, Question, Selection
+from w2s_jax.trust import artefact, controls, neural
+from w2s_jax.types import Answers, Evidence, Gold, Question, Selection
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def run(workdir, config=None, log=lambda line: None):
+def run(workdir, config=None, store=None):
     """One link of the toy; returns its trial, and what the store said."""
     config, lines = config or toy.get_config(), []
-    one = Run(config, 0, Store(workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
+    one = Run(config, 0, Store(store or workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
     models = [find_model(one, word) for word in (config.teacher.model, config.student.model)]
     return pipeline.link(one, *models).trial, lines
 
 
-def students(workdir):
+def students(workdir, store=None):
     """Label -> bytes of the trained student."""
     runs = json.loads((workdir / "runs.json").read_text())
     return {
-        label: (workdir / "store" / folder / "model" / "model.safetensors").read_bytes()
+        label: ((store or workdir / "store") / folder / "model" / "model.safetensors").read_bytes()
         for label, folder in runs.items()
         if label.startswith("teach ")
     }
@@ -60,11 +62,167 @@ def test_every_method_of_the_config_is_measured(finished):
     assert trial.audits["gold"].purity == 1.0
 
 
-def test_changing_every_gold_answer_of_the_target_changes_no_student_but_the_gold_one(finished, tmp_path):
-    run(tmp_path, toy.get_config("target_gold=wrong"))
-    before, after = students(finished[0]), students(tmp_path)
-    assert before.keys() == after.keys() and len(before) == 5
-    assert {label for label in before if before[label] != after[label]} == {"teach gold"}
+def with_controls(arg=None):
+    config = toy.get_config(arg)
+    config.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
+    return config
+
+
+@pytest.fixture(scope="module")
+def controlled(finished, tmp_path_factory):
+    workdir, shared = tmp_path_factory.mktemp("controlled"), finished[0] / "store"
+    trial, _ = run(workdir, with_controls(), shared)
+    return workdir, trial, shared
+
+
+def test_changing_every_gold_answer_of_the_target_changes_no_student_but_the_marked_ones(controlled, tmp_path):
+    workdir, trial, shared = controlled
+    run(tmp_path, with_controls("target_gold=wrong"))
+    before, after = students(workdir, shared), students(tmp_path)
+    assert before.keys() == after.keys() and len(before) == 8
+    changed = {label.removeprefix("teach ") for label in before if before[label] != after[label]}
+    assert changed == trial.uses_target_gold == {"gold", "same_purity"}
+
+
+def test_controls_take_as_many_labels_and_match_what_they_say(controlled):
+    workdir, trial, shared = controlled
+
+    def stored(label):
+        return store.read(shared / json.loads((workdir / "runs.json").read_text())[label]).value
+
+    assert set(trial.n_selected.values()) == {20}
+    assert trial.audits["same_purity"].purity == trial.audits["ntf"].purity
+    rows = {name: stored(f"select {name}").row.tolist() for name in ("ntf", "same_purity", "difficulty_matched")}
+    assert len(set(map(tuple, rows.values()))) == 3
+    answered = stored("answer target")
+    level = controls.difficulty(toy.make(seed=0).questions("target"), answered["answers"], answered["extra"]["answer_logp"])
+    of_ntf, matched = (np.bincount(level[rows[name]]) for name in ("ntf", "difficulty_matched"))
+    np.testing.assert_array_equal(of_ntf, matched)
+    assert len(set(level.tolist())) > 3
+    described = json.loads((shared / artefacts(workdir)["calibrate flipped"] / "trust" / "trust.json").read_text())
+    assert described["about"]["flipped"] is True and described["trust"] == "neural"
+
+
+# Certified purity
+
+
+def evidence_of(shared, runs, role):
+    answered = store.read(shared / runs[f"answer {role}"]).value
+    return Evidence(answered["answers"], np.load(shared / runs[f"observe {role}"] / "x.npy"), answered["extra"])
+
+
+def certified(**terms):
+    config = toy.get_config()
+    config.methods = ("naive", "confidence", "ntf", "flipped", "gold")
+    config.select.update(rule="certified", purity=0.01, delta=0.5, grid=(0.2, 0.3), calibration_frac=0.4, **terms)
+    return config
+
+
+def test_a_certified_run_fits_without_the_rows_that_vouch_for_it_and_leaves_the_other_rows_alone(
+    finished, tmp_path, monkeypatch
+):
+    seen, fit = [], neural.Neural.fit
+
+    def watched(self, evidence, correct, key):
+        seen.append((evidence.answers.question_id, evidence.x, correct))
+        return fit(self, evidence, correct, key)
+
+    monkeypatch.setattr(neural.Neural, "fit", watched)
+    plain = artefacts(finished[0])
+    shared = finished[0] / "store"
+    trial, lines = run(tmp_path, certified(), shared)
+    runs = artefacts(tmp_path)
+    for label in ("calibrate naive", "trust naive", "calibrate confidence", "trust confidence", "answer source"):
+        assert runs[label] == plain[label], label
+    assert runs["calibrate ntf"] != plain["calibrate ntf"]
+
+    (fitted, x, right), (_, same, wrong) = seen  # the row `flipped` is fitted on the same labels, turned round
+    np.testing.assert_array_equal(same, x)
+    np.testing.assert_array_equal(wrong, ~right)
+    source = store.read(shared / runs["answer source"]).value["answers"]
+    assert len(fitted) == len(x) == len(right) == 36 and len(source) == 60
+    truth = toy.make(seed=0).gold("source").grade(source)
+    calibration = [row for row, i in enumerate(source.question_id) if i not in set(fitted)]
+    assert len(calibration) == 24
+    np.testing.assert_array_equal(right, np.delete(truth, calibration))
+
+    found = trial.certificates["ntf"]
+    assert list(trial.certificates) == ["ntf"] and found.caveats == () and found.threshold is not None
+    score = artefact.read(shared / runs["calibrate ntf"] / "trust")[0].score(evidence_of(shared, runs, "source"))[calibration]
+    reached = score >= 0.2
+    assert found.curve[0, [1, 2]].tolist() == [reached.sum(), truth[calibration][reached].mean()]
+    score = store.read(shared / runs["trust ntf"]).value
+    chosen = store.read(shared / runs["select ntf"]).value.row
+    np.testing.assert_array_equal(chosen, np.flatnonzero(score >= found.threshold))
+    assert set(trial.n_selected.values()) == {len(chosen)}
+    assert any("certified purity of ntf: With confidence 0.5, at least" in line for line in lines)
+    _, again = run(tmp_path, certified(), shared)
+    assert all("computed" not in line for line in again)
+
+
+def test_where_nothing_can_be_certified_the_run_says_so_before_a_student_is_taught(finished, tmp_path):
+    config = certified(bound="hoeffding")
+    config.select.purity = 0.99
+    with pytest.raises(ValueError, match=r"at least 0.99 are right with confidence 0.5 \(hoeffding, population\)"):
+        run(tmp_path, config, finished[0] / "store")
+    runs = artefacts(tmp_path)
+    assert not any(label.startswith("teach") for label in runs)
+    assert store.read(finished[0] / "store" / runs["certify ntf"]).value.threshold is None
+
+
+def test_the_calibration_part_keeps_passages_whole_unless_the_target_has_them_too():
+    one = Run(certified(), 0, None, lambda *a: None)
+    source = tuple(Question(f"s{i}", "a", "?", ("x",), group=f"g{i // 4}") for i in range(40))
+    ids = tuple(q.id for q in source for _ in range(2))
+    labelled = Looked(Ref({"answers": Answers(ids, ids, ids), "extra": {}}, ""), None)
+
+    def sides(target):
+        found = pipeline.hold_back(one, labelled, np.ones(80, bool), source, target)
+        assert found.held.sum() == 32
+        return [len(set(found.held[8 * g : 8 * g + 8].tolist())) for g in range(10)], found.caveats
+
+    whole, caveats = sides((Question("t", "b", "?", ("x",), group="other"),))
+    assert set(whole) == {1} and "not valid out of distribution: calibrated on a, applied to b" in caveats
+    parted, caveats = sides((Question("t", "a", "?", ("x",), group="g3"),))
+    assert 2 in parted and len(caveats) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"methods": ("naive", "gold")}, "select.rule='certified' is for the row that uses trust.name.*has none: add 'ntf'"),
+        ({"select.delta": 0.0}, "select.delta=0.0: allowed is above 0, at most 0.5"),
+        ({"trust.from_": "somewhere"}, "trust.from_='somewhere': select.rule='certified' holds back"),
+    ],
+)
+def test_what_cannot_be_certified_is_refused_before_anything_is_computed(changed, said):
+    config = certified()
+    config.update_from_flattened_dict(changed)
+    with pytest.raises(ValueError, match=said):
+        check(config)
+
+
+def test_a_control_that_is_matched_to_a_row_that_is_not_there_is_refused():
+    config = toy.get_config()
+    config.methods = ("naive", "difficulty_matched")
+    with pytest.raises(ValueError, match="'difficulty_matched' is matched to the selection of 'ntf': allowed are naive; add"):
+        check(config)
+    config.methods = ("difficulty_matched", "ntf")  # the order does not matter
+    assert [row.matches for row in check(config)] == ["ntf", ""]
+
+
+def test_every_row_of_a_balanced_run_takes_as_many_labels_of_each_class(tmp_path):
+    config = toy.get_config()
+    config.select.update(rule="balanced", n=12)
+    config.methods = ("naive", "ntf", "difficulty_matched")
+    one = Run(config, 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
+    questions, rng = one.task.questions("target"), np.random.default_rng(0)
+    final = tuple(rng.choice(list("012"), 60, p=[0.6, 0.3, 0.1]).tolist())
+    answers = Answers(tuple(q.id for q in questions), final, final)
+    for row in check(config):
+        found = pipeline.select(one, row, Ref(rng.random(60).astype(np.float32), row.method), questions, answers, 12).value
+        counts = [found.answers.final.count(digit) for digit in "012"]
+        assert sum(counts) == 12 and (counts == [4, 4, 4]) == (row.method != "difficulty_matched"), row.method
 
 
 def test_a_target_without_answers_runs_to_the_student(tmp_path, finished):
@@ -141,6 +299,12 @@ def first_to_run(workdir, config, seed=0):
         ("trust.confidence.span", "completion", "calibrate confidence"),
         ("select.n", 11, "select ntf"),
         ("select.rule", "fraction", "select ntf"),
+        ("select.rule", "balanced", "select ntf"),
+        ("select.rule", "certified", "calibrate ntf"),
+        ("select.purity", 0.5, None),
+        ("select.calibration_frac", 0.5, None),
+        ("select.grid", (0.5,), None),
+        ("select.balance", "level", None),
         ("student.training.lr", 2e-3, "teach naive"),
         ("student.training.accumulation", 2, "teach naive"),
         ("student.training.shape.row_length", 48, "teach naive"),
@@ -352,6 +516,9 @@ def test_gold_that_arrives_through_another_methods_scores_is_marked_too():
     config.methods = ("naive", "oracle", "shuffled")
     config.method.shuffled.args.of = "oracle"
     assert uses_target_gold(check(config)) == {"oracle", "shuffled"}
+    config.methods = ("naive", "oracle", "difficulty_matched", "same_purity")
+    config.method.difficulty_matched.args.of, config.method.same_purity.args.of = "oracle", "naive"
+    assert uses_target_gold(check(config)) == {"oracle", "difficulty_matched", "same_purity"}
 
 
 def write_fork(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from w2s_jax import comparison, figures, metrics, recovery, report
 from w2s_jax.recovery import Trial
-from w2s_jax.types import Audit, Recovery, Score
+from w2s_jax.types import Audit, Certificate, Recovery, Score
 
 # Update this list only together with the page that pins recovery.json and with its schema number.
 ROW_KEYS = """method domain test teacher student objective generation seed uses_target_gold accuracy base gt teacher_accuracy
@@ -19,7 +19,7 @@ recovery recovery_lo recovery_hi pgr reason n_selected n_test purity auc ece bri
 def _trials(seeds: int = 2, methods=("naive", "ntf", "gold"), scored: bool = True) -> list[Trial]:
     trials = []
     names, num = tuple(f"q{i}" for i in range(600)), 600
-    level = {"naive": 0.7, "ntf": 0.79, "gold": 0.8}
+    level = {"naive": 0.7, "ntf": 0.79, "gold": 0.8, "difficulty_matched": 0.7}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
 
@@ -260,6 +260,53 @@ def test_an_audits_numbers_stand_in_its_own_columns(tmp_path):
     assert "0.811 [0.701, 0.902] | 0.052 | 0.113 | 0.934 |" in (tmp_path / "recovery.md").read_text()
     found = {name: (tmp_path / f"data/{name}.csv").read_text().splitlines()[1] for name in ("reliability", "trust", "purity")}
     assert found == {"reliability": "ntf,0.25,0.5,1", "trust": "ntf,1.25,1.5,2", "purity": "ntf,2.25,2.5,3"}
+
+
+def _certificate(**changes) -> Certificate:
+    curve = np.array([[0.0, 200, 0.7, 0.61, 900, 1.0], [0.5, 120, 0.925, 0.85, 450, 0.5], [0.9, 0, np.nan, 0, 0, 0]])
+    usual = dict(purity=0.8, delta=0.05, bound="hoeffding", pool="population", threshold=0.5, curve=curve, caveats=())
+    return Certificate(**usual | changes)
+
+
+def test_a_certificate_is_told_drawn_and_given_as_numbers_and_its_caveats_stand_beside_it(tmp_path):
+    told = _certificate(caveats=("not valid out of distribution: calibrated on a, applied to b",))
+    page = _write(tmp_path, _trials(1), certificates={"ntf": told}).read_text()
+    for text in (page, (tmp_path / "recovery.md").read_text()):
+        for said in (
+            "With confidence 0.95, at least 0.850 of the labels like those taught are right (wanted: 0.8; bound: hoeffding).",
+            "0.925 of 120 calibration questions are right, and 450 target questions are kept (coverage 50.0%).",
+            "not valid out of distribution: calibrated on a, applied to b.",
+        ):
+            assert said in text
+    assert "score ≥ 0.5" in page and "wanted 80 %" in page and 'href="data/certificate.csv"' in page
+    plain = _write(tmp_path / "plain", _trials(1)).read_text()
+    assert page.count("<svg") == plain.count("<svg") + 1 and "What purity is certified?" not in plain
+    assert (tmp_path / "data/certificate.csv").read_text().splitlines() == [
+        "method,threshold,calibration_questions,calibration_purity,lower_bound,target_kept,coverage",
+        "ntf,0,200,0.7,0.61,900,1",
+        "ntf,0.5,120,0.925,0.85,450,0.5",
+        "ntf,0.9,0,,0,0,0",
+    ]
+    nothing = _write(tmp_path / "nothing", _trials(2), certificates={"ntf": _certificate(threshold=None)}).read_text()
+    assert "Nothing is certified: no bound of the purity reaches 0.8." in nothing and "Of one seed, the last." in nothing
+
+
+def test_every_control_has_a_name_and_says_what_it_is_for(tmp_path):
+    known = ("shuffled", "flipped", "same_purity", "difficulty_matched")
+    part = [_summary(), *(_summary(method=method, uses_target_gold=method == "same_purity") for method in known)]
+    page = report.write(tmp_path, rows=[], summary=part, audits={}).read_text()
+    for text in (page, (tmp_path / "recovery.md").read_text()):
+        for method in known:
+            assert figures.name(method) != method and figures.name(method) in text
+            assert report.ROWS[method].replace("'", "&#x27;" if text is page else "'") in text
+    assert len({figures.name(method) for method in known}) == len({figures.colour(method) for method in known}) == 4
+
+
+def test_rows_that_are_only_drawn_to_match_have_no_trust_figure(tmp_path):
+    trials = _trials(1, methods=("ntf", "difficulty_matched", "gold"))
+    _write(tmp_path, trials)
+    assert "difficulty_matched" not in (tmp_path / "data/purity.csv").read_text()
+    assert "difficulty_matched" in (tmp_path / "data/recovery.csv").read_text()
 
 
 def test_an_empty_report_is_a_report(tmp_path):

@@ -1,10 +1,14 @@
 """Selection: n counts answered questions, one row to a question, ties are settled by the question."""
 
+from collections import Counter
+
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from w2s_jax import selection
-from w2s_jax.types import Answers
+from w2s_jax.types import Answers, Question
 
 
 def answers(ids="abcd", final=None):
@@ -76,3 +80,49 @@ def test_weights_are_the_scores():
 
 def test_a_rules_word_is_the_name_of_its_function():
     assert {word: rule.__name__ for word, rule in selection.RULES.items()} == {word: word for word in selection.RULES}
+
+
+# Balanced classes
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0, 1)), min_size=1, max_size=40), st.data())
+def test_classes_are_taken_in_equal_numbers_as_far_as_they_go_each_ones_most_trusted(rows, data):
+    classes, score = (np.array(column) for column in zip(*rows, strict=True))
+    ids = tuple(f"q{i}" for i in range(len(rows)))
+    n = data.draw(st.integers(1, len(rows)))
+    found = selection.balanced(score, Answers(ids, ids, ids), n=n, classes=classes.tolist())
+    taken, there = Counter(classes[found.row].tolist()), Counter(classes.tolist())
+    assert len(found.row) == n and set(found.weight.tolist()) == {1.0}
+    most = max(taken.values())
+    for one in there:
+        assert taken[one] in (most, most - 1) or taken[one] == there[one], "short only where a class runs out"
+        left = set(np.flatnonzero(classes == one)) - set(found.row.tolist())
+        assert all(score[row] <= score[found.row[classes[found.row] == one]].min() for row in left if taken[one])
+
+
+def test_the_odd_label_goes_where_the_next_is_trusted_most():
+    score = np.array([0.9, 0.5, 0.8, 0.7, 0.6, 0.1])
+    found = selection.balanced(score, answers("abcdef"), n=3, classes=list("xxyyzz"))
+    assert found.row.tolist() == [0, 2, 4]
+    assert selection.balanced(score, answers("abcdef"), n=4, classes=list("xxyyzz")).row.tolist() == [0, 2, 3, 4]
+
+
+def test_balanced_counts_answered_questions_by_their_best_row():
+    found = Answers(tuple("aabc"), tuple("1234"), ("x", "y", "", "y"))
+    assert selection.balanced(np.array([0.2, 0.9, 1.0, 0.5]), found, n=2, classes=["x", "y", "", "y"]).row.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="select.n=3: the target has 2 answered questions"):
+        selection.balanced(np.ones(4), found, n=3, classes=["x", "y", "", "y"])
+
+
+def test_a_class_is_the_place_of_the_answered_option_or_a_word_of_the_question():
+    first = Question("a", "t", "?", ("no", "yes"), {"subject": "law", "level": "1"})
+    second = Question("b", "t", "?", ("yes", "no", "perhaps"), {"subject": "art"})
+    rows = Answers(tuple("abb"), ("yes", "yes", ""), ("yes", "yes", ""))
+    assert selection.classes((first, second), rows, "answer") == ("1", "0", "")
+    assert selection.classes((first, second), rows, "subject") == ("law", "art", "art")
+    with pytest.raises(ValueError, match="select.balance='level': 1 questions do not have it, such as 'b'; .*here: subject;"):
+        selection.classes((first, second), rows, "level")
+    plain = Question("c", "t", "?")
+    with pytest.raises(ValueError, match="select.balance='answer': 'c' has no options to balance; .*nothing else; change"):
+        selection.classes((first, plain), rows, "answer")

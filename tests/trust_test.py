@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from w2s_jax import metrics, plugins
-from w2s_jax.trust import artefact, confidence, neural
-from w2s_jax.types import Answers, Evidence
+from w2s_jax.trust import artefact, confidence, controls, neural
+from w2s_jax.types import Answers, Evidence, Question
 
 KEY = jax.random.key(0)
 SMALL = dict(width=16, blocks=2, epochs=12, batch_rows=32, lr=3e-3)
@@ -24,6 +24,8 @@ def world(rows=300, features=6, seed=0, share=0.6):
     extra = {
         "answer_logp": np.log(rng.uniform(0.2, 1, rows)).astype(np.float32),
         "score/ntf": rng.random(rows).astype(np.float32),
+        "selected/ntf": rng.random(rows) < 0.3,
+        "difficulty": rng.integers(0, 4, rows).astype(np.int32),
     }
     return Evidence(Answers(ids, ids, ids), x, extra | {"correct": correct}), correct
 
@@ -35,6 +37,8 @@ ALL = {
     "constant": ("controls", {"kind": "constant"}),
     "shuffled": ("controls", {"kind": "shuffled", "of": "ntf"}),
     "oracle": ("controls", {"kind": "oracle"}),
+    "same_purity": ("controls", {"kind": "same_purity", "of": "ntf"}),
+    "difficulty_matched": ("controls", {"kind": "difficulty_matched", "of": "ntf"}),
 }
 
 
@@ -195,8 +199,14 @@ def test_the_constant_is_the_share_of_right_source_labels_and_the_oracle_is_righ
 
 
 def test_a_control_says_what_it_needs():
-    needs = {kind: plugins.make("trust", "controls", kind=kind, of="other").needs for kind in ("random", "shuffled", "oracle")}
-    assert needs == {"random": set(), "shuffled": {"score/other"}, "oracle": {"correct"}}
+    kinds = ("random", "shuffled", "oracle", "same_purity", "difficulty_matched")
+    assert {kind: plugins.make("trust", "controls", kind=kind, of="other").needs for kind in kinds} == {
+        "random": set(),
+        "shuffled": {"score/other"},
+        "oracle": {"correct"},
+        "same_purity": {"selected/other", "correct"},
+        "difficulty_matched": {"selected/other", "difficulty"},
+    }
 
 
 @pytest.mark.parametrize("span, name", confidence.SPANS.items())
@@ -213,10 +223,106 @@ def test_an_unknown_span_is_refused():
         confidence.make(span="answer")
 
 
-@pytest.mark.parametrize("args, message", [({"kind": "lucky"}, "allowed are random"), ({"kind": "shuffled"}, "needs of=")])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ({"kind": "lucky"}, "allowed are random, constant, oracle, shuffled, same_purity, difficulty_matched"),
+        ({"kind": "shuffled"}, "needs of="),
+        ({"kind": "same_purity"}, "kind='same_purity' needs of="),
+    ],
+)
 def test_unknown_controls_are_refused(args, message):
     with pytest.raises(ValueError, match=message):
         plugins.make("trust", "controls", **args)
+
+
+# controls that are matched to a selection
+
+
+def matched(kind, evidence, key=KEY):
+    """The rows that a control takes: as many of its best, one to a question, as the selection that it is matched to has."""
+    score = plugins.make("trust", "controls", kind=kind, of="ntf").fit(evidence, np.ones(1, bool), key).score(evidence)
+    rows = np.argsort(-score, kind="stable")[: evidence.extra["selected/ntf"].sum()]
+    others = np.setdiff1d(np.arange(len(score)), rows)
+    assert not len(rows) or not len(others) or score[rows].min() >= 0.5 > score[others].max()
+    assert "" not in [evidence.answers.final[row] for row in rows]
+    assert len({evidence.answers.question_id[row] for row in rows}) == len(rows)
+    return rows
+
+
+def sampled(seed, questions=60, samples=3, taken=25):
+    """Several samples to a question, some without an answer; a selection of the rows most likely right."""
+    rng, num = np.random.default_rng(seed), questions * samples
+    ids = tuple(f"q{i // samples}" for i in range(num))
+    final = tuple("" if u < 0.15 else "x" for u in rng.random(num))
+    correct = (rng.random(num) < rng.choice([0.1, 0.4, 0.9], questions).repeat(samples)) & np.array([f != "" for f in final])
+    answers = Answers(ids, tuple(map(str, range(num))), final)
+    lot = np.where(final == np.array(""), -1, correct + rng.random(num))
+    best = [row for row in controls._one_of_each(lot, answers)][:taken]
+    extra = {"selected/ntf": np.isin(np.arange(num), best), "correct": correct}
+    extra["difficulty"] = rng.integers(0, 4, questions).astype(np.int32).repeat(samples)
+    return Evidence(answers, np.zeros((num, 1, 1), np.float32), extra)
+
+
+@pytest.mark.parametrize("taken", [1, 25, 40, 60])
+def test_same_purity_takes_as_many_right_and_wrong_labels_whatever_the_samples(taken):
+    for seed in range(8):
+        evidence = sampled(seed, taken=taken)
+        correct, selected = evidence.extra["correct"], evidence.extra["selected/ntf"]
+        assert correct[matched("same_purity", evidence)].sum() == correct[selected].sum()
+        assert len(matched("same_purity", evidence)) == selected.sum()
+
+
+def test_difficulty_matched_takes_as_many_questions_of_each_difficulty():
+    for seed in range(8):
+        evidence = sampled(seed)
+        level, selected = evidence.extra["difficulty"], evidence.extra["selected/ntf"]
+        rows = matched("difficulty_matched", evidence)
+        np.testing.assert_array_equal(np.sort(level[rows]), np.sort(level[selected]))
+
+
+@pytest.mark.parametrize("kind", ["same_purity", "difficulty_matched"])
+def test_a_matched_subset_is_drawn_at_random_among_those_that_match(kind):
+    evidence, _ = world(rows=400)
+    stratum = evidence.extra["correct"] if kind == "same_purity" else evidence.extra["difficulty"]
+    selected, taken = evidence.extra["selected/ntf"], np.zeros(400)
+    for k in range(300):
+        taken[matched(kind, evidence, jax.random.key(k))] += 1 / 300
+    for one in np.unique(stratum):
+        share = selected[stratum == one].mean()  # what every row of the stratum is drawn with, whether NTF took it or not
+        np.testing.assert_allclose(taken[stratum == one], share, atol=5 * np.sqrt(share * (1 - share) / 300))
+        assert abs(taken[(stratum == one) & selected].mean() - share) < 0.03
+
+
+def test_difficulty_is_the_level_the_rating_or_else_the_teachers_confidence():
+    def asked(task, **meta):
+        return [Question(f"{task}{i}", task, "?", (), {k: v[i] for k, v in meta.items()}) for i in range(20)]
+
+    levels, ratings = [str(i % 3) for i in range(20)], [str(1500 + 10 * i) for i in range(20)]
+    questions = [
+        *asked("levels", level=levels, rating=ratings),
+        *asked("ratings", level=["5"] * 20, rating=ratings),
+        *asked("neither", level=[""] * 20, rating=["?"] * 20),
+    ]
+    ids = tuple(q.id for q in questions for _ in range(2))
+    logp = np.log(np.r_[np.full(80, 0.5), np.linspace(0.9, 0.1, 20).repeat(2) + np.tile([-0.05, 0.05], 20)])
+    found = controls.difficulty(questions, Answers(ids, ids, ids), logp).reshape(60, 2)
+    assert found.dtype == np.int32 and (found[:, 0] == found[:, 1]).all(), "the rows of a question are as hard as each other"
+    by_level, by_rating, by_confidence = np.split(found[:, 0], 3)
+    assert by_level.tolist() == [i % 3 for i in range(20)]
+    assert (by_rating - by_rating[0]).tolist() == (by_confidence[0] - by_confidence).tolist() == [i // 2 for i in range(20)]
+    assert by_level.max() < by_confidence.min() and by_confidence.max() < by_rating.min(), "no stratum of two data sets"
+    same = controls.difficulty(questions[40:], Answers(ids[80:], ids[80:], ids[80:]), np.zeros(40))
+    assert set(same.tolist()) == {0}
+
+
+def test_a_head_fitted_on_flipped_labels_turns_the_order_round():
+    evidence, correct = world(rows=600)
+    fresh, truth = world(rows=600, seed=4)
+    straight, flipped = (neural.make(**SMALL).fit(evidence, label, KEY).score(fresh) for label in (correct, ~correct))
+    assert metrics.auc(straight, truth) > 0.9 and metrics.auc(flipped, truth) < 0.1
+    order = [np.argsort(np.argsort(score)) for score in (straight, flipped)]
+    assert np.corrcoef(*order)[0, 1] < -0.8
 
 
 # the head

@@ -98,10 +98,13 @@ def spread(values: np.ndarray, group: Sequence[str] | None = None, test: Sequenc
         raise Undefined("there are no test questions")
     values = np.where(asked, values, 0)
     tests, test = np.unique(np.zeros(num_questions) if test is None else np.asarray(test), return_inverse=True)
-    group = [""] * num_questions if group is None else group
-    names = [(t, name, -1 if name else at) for at, (t, name) in enumerate(zip(test.tolist(), group, strict=True))]
-    place = {name: at for at, name in enumerate(dict.fromkeys(names))}
-    cluster, num_clusters = np.array([place[name] for name in names]), len(place)
+    if group is None:
+        cluster, stratum = np.arange(num_questions), test
+    else:
+        names = [(t, name, -1 if name else at) for at, (t, name) in enumerate(zip(test.tolist(), group, strict=True))]
+        place = {name: at for at, name in enumerate(dict.fromkeys(names))}
+        cluster, stratum = np.array([place[name] for name in names]), np.array([t for t, _, _ in place])
+    num_clusters = len(stratum)
 
     def by_cluster(x: np.ndarray) -> np.ndarray:
         """Sums f[..., N] over clusters: f[..., clusters]."""
@@ -117,7 +120,6 @@ def spread(values: np.ndarray, group: Sequence[str] | None = None, test: Sequenc
     centred = values - (values @ of_test / rows.clip(1))[..., test]
 
     # Centring a dataset's clusters on their mean costs one degree of freedom.
-    stratum = np.array([t for t, _, _ in place])
     seen = ((by_cluster(asked.astype(float)) > 0) @ np.eye(len(tests))[stratum])[:, stratum]
     u = by_cluster(centred * weight) * np.sqrt(seen / (seen - 1).clip(1))
 
@@ -344,6 +346,23 @@ class Comparison:
     tost_p: tuple[float, ...]
 
 
+def decide(
+    difference: np.ndarray,
+    group: Sequence[str] | None = None,
+    test: Sequence[str] | None = None,
+    *,
+    margin: float = 0.02,
+    alpha: float = 0.05,
+) -> tuple[Spread, Interval, str]:
+    """Gives the verdict on a difference f[S, N], with its spread and its 1 - alpha interval; arguments as in `compare`."""
+    s = spread(np.asarray(difference, np.float64)[None], group, test)
+    gap, narrow = _interval(s, 1 - alpha), _interval(s, 1 - 2 * alpha)
+    if (1 - margin) ** s.clusters > alpha:
+        # Even if no question at all is lost, so few questions do not exclude a loss of `margin`.
+        narrow = Interval(narrow.mean, -np.inf, np.inf)
+    return s, gap, verdict(gap, narrow, margin)
+
+
 def compare(
     student: np.ndarray,
     gold: np.ndarray,
@@ -366,17 +385,13 @@ def compare(
     student, gold = np.asarray(student, np.float64), np.asarray(gold, np.float64)
     difference = student - gold
     asked = ~np.isnan(difference)
-    s = spread(difference[None], group, test)
-    gap, narrow = _interval(s, 1 - alpha), _interval(s, 1 - 2 * alpha)
-    if (1 - margin) ** s.clusters > alpha:
-        # Even if no question at all is lost, so few questions do not exclude a loss of `margin`.
-        narrow = Interval(narrow.mean, -np.inf, np.inf)
+    s, gap, said = decide(difference, group, test, margin=margin, alpha=alpha)
     question, seed, noise = s.question[0, 0], s.seed[0, 0], s.noise[0, 0]
     rules = {"seeds": s.seeds, "margin": margin, "alpha": alpha}
     reached = power(question, seed, **rules)
     return Comparison(
         gap=gap,
-        verdict=verdict(gap, narrow, margin),
+        verdict=said,
         power=reached,
         needed_n=needed_n(round(asked.sum(axis=1).mean()), question, seed, noise, **rules) if reached < 0.8 else None,
         mcnemar_p=tuple(mcnemar(one[on], other[on]) for one, other, on in zip(student, gold, asked, strict=True)),

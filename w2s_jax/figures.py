@@ -16,7 +16,7 @@ import numpy as np
 from w2s_jax.analysis.transfer import Cell
 from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
-from w2s_jax.types import Audit
+from w2s_jax.types import Audit, Certificate
 
 INK, QUIET, FAINT = "#1b1f24", "#6b7280", "#d5d9df"
 FEW = 10  # a bin with fewer rows is drawn hollow
@@ -28,6 +28,10 @@ NAMES = {
     "reward_model": "Reward model",
     "ntf": "NTF",
     "shuffled": "Shuffled control",
+    "flipped": "Flipped-label head",
+    "same_purity": "Random, same purity",
+    "difficulty_matched": "Random, same difficulty",
+    "oracle": "Oracle",
     "gold": "Gold labels",
     "gold_all": "Gold, all labels",
     "gold_on_ntf": "Gold on NTF's rows",
@@ -40,6 +44,10 @@ _COLOURS = {
     "naive": "#8a9099",
     "naive_all": "#b5bac2",
     "shuffled": "#56b4e9",
+    "flipped": "#882255",
+    "same_purity": "#44aa99",
+    "difficulty_matched": "#117733",
+    "oracle": "#5e4fa2",
     "gold": "#c79a00",
     "gold_all": "#dcb93d",
     "gold_on_ntf": "#a67c00",
@@ -162,6 +170,35 @@ def purity(audits: Mapping[str, Audit], *, narrow: bool = False) -> str:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
         axes.hlines([t for t in axes.get_yticks() if floor < t < 101], 0, most, color=FAINT, lw=0.6, zorder=0)
         _strip(axes)
+    return out[0]
+
+
+def certificate(key: str, one: Certificate) -> str:
+    """Draws measured purity and its lower bound at each threshold against coverage, with what was wanted and what was taken."""
+    with _canvas(f"certificate-{key}", (3.9, 2.9), f"certified purity of {name(key)} against coverage") as (figure, out):
+        axes = figure.add_axes((0.12, 0.15, 0.85, 0.76))
+        threshold, _, share, bound, _, coverage = one.curve.T
+        known = bound > 0
+        axes.axhline(100 * one.purity, color=QUIET, lw=1, ls=(0, (2, 2)), zorder=1)
+        axes.text(102, 100 * one.purity + 0.5, f"wanted {100 * one.purity:g} %", color=QUIET, ha="right", va="bottom")
+        axes.plot(100 * coverage[known], 100 * share[known], color=FAINT, lw=2, marker="o", ms=3, zorder=2)
+        axes.plot(100 * coverage[known], 100 * bound[known], color=colour(key), lw=2, marker="o", ms=3, zorder=3)
+        for at, tint, word in ((0, colour(key), "lower bound"), (0.32, FAINT, "calibration questions")):
+            axes.text(at, 1.04, "■", color=tint, transform=axes.transAxes)
+            axes.text(at + 0.045, 1.04, word, color=QUIET, transform=axes.transAxes)
+        if one.threshold is not None:
+            (taken,) = np.flatnonzero(threshold == one.threshold)
+            place = (100 * coverage[taken], 100 * bound[taken])
+            axes.scatter(*place, s=60, facecolor="none", edgecolor=INK, lw=1.2, zorder=4)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.annotate(f"score ≥ {one.threshold:g}", place, (9, 6), textcoords="offset points", bbox=box, zorder=5)
+        low = min([100 * one.purity, *(100 * bound[known])])
+        axes.set(xlim=(0, 103), ylim=(max(low - 8, 0), 101.5))
+        axes.set_xlabel("coverage: target questions kept, %", color=QUIET, labelpad=2)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        axes.set_axisbelow(True)
+        _strip(axes, "bottom")
     return out[0]
 
 

@@ -4,8 +4,8 @@
 
 This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed) and `run` (what all stages
 share), which read the config as it does; what they call takes plain keyword arguments.
-Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, or the oracle); the
-report marks them. Every stage goes through the store, so that methods share what they have in common.
+Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, the oracle, the
+same-purity control); the report marks them. Every stage goes through the store, so that methods share what they have in common.
 
 Source: arXiv 2606.01000.
 """
@@ -18,11 +18,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import metrics, plugins, processes, recovery, scoring, selection
+from w2s_jax import certificate, metrics, plugins, processes, recovery, scoring, selection
 from w2s_jax.looking import Looked, answer, ask, look, shown_to
 from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
@@ -34,6 +35,7 @@ from w2s_jax.settings import (
     computing_of,
     keywords_of,
     refuse_other_features,
+    terms_of,
     training_of,
     uses_target_gold,
     writing_of,
@@ -42,7 +44,7 @@ from w2s_jax.store import Ref, Stored
 from w2s_jax.student import OnPolicy, online, rewards, trainer
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations, leave_out, refuse_overlap
-from w2s_jax.trust import artefact
+from w2s_jax.trust import artefact, controls
 from w2s_jax.types import Answers, Audit, Gold, Lesson, Question, Score, Selection
 
 VERSION = "2"
@@ -106,22 +108,35 @@ def link(
     labelled = look(run, teacher, leave_out(source, teacher_shown), teacher_shown, "source")
     unlabelled = look(run, teacher, target, teacher_shown, "target")
     correct = gold["source"].grade(labelled.answers)
+    calibration = hold_back(run, labelled, correct, source, target) if any(row.holds_back for row in rows) else None
 
     fitted: dict[str, Stored] = {}
     scores: dict[str, Stored] = {}
+    certified: dict[str, Stored] = {}
     chosen: dict[str, Stored] = {}
     taught: dict[str, Stored] = {}
     if gold["target"] is None:
         rows = [row for row in rows if row.method not in marked]
-    for row in rows:
+    matched = [row for row in rows if row.matches]  # to the selection of another row, which is made before
+    others = [row for row in rows if not row.matches]
+    for row in others:
         given = gather(row, unlabelled, gold["target"] if row.method in marked else None, scores)
-        fitted[row.method] = calibrate(run, row, labelled, correct, teacher)
+        fitted[row.method] = calibrate(run, row, labelled, correct, teacher, calibration)
         scores[row.method] = trust(run, row, fitted[row.method], unlabelled, given)
-    for row in sorted(rows, key=lambda row: not row.leads):
-        num_taught = next(
-            (len(chosen[other.method].value.row) for other in rows if other.leads and other.method in chosen), None
+        if calibration and row.leads:
+            certified[row.method] = certify(run, row, fitted[row.method], labelled, calibration, scores[row.method], unlabelled)
+    for row in sorted(others, key=lambda row: not row.leads):
+        num_taught = next((len(chosen[one.method].value.row) for one in others if one.leads and one.method in chosen), None)
+        chosen[row.method] = select(
+            run, row, scores[row.method], target, unlabelled.answers, num_taught, certified.get(row.method)
         )
-        chosen[row.method] = select(run, row, scores[row.method], unlabelled.answers, num_taught)
+    for row in matched:
+        given = match(row, target, unlabelled, chosen)
+        given |= gather(row, unlabelled, gold["target"] if row.method in marked else None, scores, known=given)
+        fitted[row.method] = calibrate(run, row, labelled, correct, teacher, calibration)
+        scores[row.method] = trust(run, row, fitted[row.method], unlabelled, given)
+        num_taught = len(chosen[row.matches].value.row)
+        chosen[row.method] = select(run, row, scores[row.method], target, unlabelled.answers, num_taught)
     for row in rows:
         lesson = compose(chosen[row.method].value, target, gold["target"] if row.labels == "gold" else None)
         taught[row.method] = teach(run, row.method, student, lesson, student_shown)
@@ -146,6 +161,7 @@ def link(
             )
             for row in rows
         },
+        certificates={method: stored.value for method, stored in certified.items()},
     )
     if hasattr(run.task, "graded"):
         run.store.log(f"{run.prefix}grading  {run.task.graded()}")
@@ -226,14 +242,20 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
 # ---- 4 calibrate, 5 trust, 6 select ----------------------------------------------------------------------------------
 
 
-def gather(row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str, Stored]) -> dict[str, Any]:
+def gather(
+    row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str, Stored], known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What a row's trust function asks for beyond the teacher's own evidence: other rows' scores, or (the oracle) gold.
+
+    Args:
+        row, unlabelled, gold, scores: of the row, the target, its gold (for rows that may see it), the rows before it.
+        known: what is there already, see `match`.
 
     Raises:
         ValueError: it asks for something that this run cannot give.
     """
     found: dict[str, Any] = {}
-    for name in sorted(row.needs - set(unlabelled.extra)):
+    for name in sorted(row.needs - set(unlabelled.extra) - set(known or {})):
         kind, _, method = name.partition("/")
         if name == "correct" and gold is not None:
             found[name] = gold.grade(unlabelled.answers)
@@ -248,14 +270,64 @@ def gather(row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str,
     return found
 
 
-def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher: Model) -> Stored:
-    """A fitted trust function, as a folder `trust`; it outlives its run."""
+def match(row: Row, questions: Sequence[Question], unlabelled: Looked, chosen: Mapping[str, Stored]) -> dict[str, np.ndarray]:
+    """What a row that is matched to another's selection is given: that selection, and how hard the questions are; no gold."""
+    selected = np.isin(np.arange(len(unlabelled.answers)), chosen[row.matches].value.row)
+    found = {f"selected/{row.matches}": selected}
+    if "difficulty" in row.needs:
+        found["difficulty"] = controls.difficulty(questions, unlabelled.answers, unlabelled.extra["answer_logp"])
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The source rows that a certificate is made on.
+
+    Attributes:
+        held: bool[R], the rows that no trust function which is certified was fitted on.
+        correct: bool[R], whether each row of the source is right.
+        caveats: why a certificate made on them may not hold for the target.
+    """
+
+    held: np.ndarray
+    correct: np.ndarray
+    caveats: tuple[str, ...]
+
+
+def hold_back(
+    run: Run, labelled: Looked, correct: np.ndarray, source: Sequence[Question], target: Sequence[Question]
+) -> Calibration:
+    """Parts the source, before anything is fitted.
+
+    Questions of a group stay on one side, so that calibration questions are as new to the head as those of the target are;
+    where the target has questions of the source's groups it is not new to them either, and questions are drawn one by one.
+    """
+    asked = set(labelled.answers.question_id)
+    source = [q for q in source if q.id in asked]
+    together = not {q.group for q in source if q.group} & {q.group for q in target}
+    seed = np.asarray(jax.random.key_data(run.key("hold back")))
+    ids = certificate.hold_back(source, terms_of(run.config.select).calibration_frac, together, seed)
+    held = np.array([i in ids for i in labelled.answers.question_id], bool)
+    return Calibration(held, correct, certificate.caveats([q for q in source if q.id in ids], target))
+
+
+def calibrate(
+    run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher: Model, calibration: Calibration | None = None
+) -> Stored:
+    """A fitted trust function, as a folder `trust`; it outlives its run. A row that holds back has not seen `calibration`."""
     observing, asking = run.config.observe, run.config.teacher
     about = {"teacher": teacher.name, "teacher_key": teacher.key, "domain": run.config.domain, "style": asking.style}
     about |= {"layers": list(observing.layers), "token": observing.token}
+    part = {"held": calibration.held} if calibration and row.holds_back else {}
+    if row.flipped:
+        correct, about = ~correct, {**about, "flipped": True}
 
     def fit(work, **inputs):
-        fitted = plugins.make("trust", row.trust, **row.args).fit(labelled.evidence(), correct, run.key("calibrate"))
+        evidence, right = labelled.evidence(), correct
+        if part:
+            fitting = np.flatnonzero(~part["held"])
+            evidence, right = evidence[fitting], right[fitting]
+        fitted = plugins.make("trust", row.trust, **row.args).fit(evidence, right, run.key("calibrate"))
         artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=about)
 
     def copy(work, **inputs):
@@ -281,6 +353,7 @@ def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher
         observed=labelled.observed,
         correct=correct,
         seed=run.seed,
+        **part,
     )
 
 
@@ -315,18 +388,75 @@ def checked_scores(score: np.ndarray, num_rows: int, word: str) -> np.ndarray:
     return score
 
 
-def select(run: Run, row: Row, scores: Stored, answers: Answers, num_taught: int | None) -> Stored:
-    """The rows that the student will be taught; `num_taught` of them where a leading row has settled the number.
+def certify(
+    run: Run, row: Row, fitted: Stored, labelled: Looked, calibration: Calibration, scores: Stored, unlabelled: Looked
+) -> Stored:
+    """How pure what the thresholds of a fitted trust function keep is at least, from the source rows that were held back.
 
-    Equal numbers are what makes methods comparable, whatever the rule.
+    Raises:
+        ValueError: the trust function asks for something that there is of the target alone.
+    """
+    terms, rows = terms_of(run.config.select), np.flatnonzero(calibration.held)
+    if missing := row.needs - set(labelled.extra):
+        raise ValueError(
+            f"method {row.method!r}: trust {row.trust!r} needs {', '.join(sorted(missing))}, which there is of the target "
+            "alone, so nothing can be certified on the source; choose another trust.name or select.rule in the config"
+        )
+
+    def fn(work, **inputs):
+        function, _ = artefact.read(fitted.path / "trust")
+        part = labelled.evidence()[rows]
+        score = checked_scores(function.score(part), len(rows), row.trust)
+        best, kept = selection.best_rows(score, part.answers), selection.best_rows(scores.value, unlabelled.answers)
+        right = calibration.correct[rows][best]
+        return certificate.certify(score[best], right, terms, target_score=scores.value[kept], caveats=calibration.caveats)
+
+    found = run.stage(
+        "certify",
+        fn,
+        code=("w2s_jax.certificate", "w2s_jax.selection", "w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
+        label=f"certify {row.method}",
+        fitted=fitted,
+        answered=labelled.answered,
+        observed=labelled.observed,
+        held=calibration.held,
+        correct=calibration.correct,
+        scores=scores,
+        target=unlabelled.answered,
+        terms=dataclasses.asdict(terms),
+        caveats=calibration.caveats,
+    )
+    for said in (certificate.sentence(found.value), *calibration.caveats):
+        run.store.log(f"{run.prefix}certified purity of {row.method}: {said}")
+    return found
+
+
+def select(
+    run: Run,
+    row: Row,
+    scores: Stored,
+    questions: Sequence[Question],
+    answers: Answers,
+    num_taught: int | None,
+    certified: Stored | None = None,
+) -> Stored:
+    """The rows that the student will be taught; `num_taught` of them where another row has settled the number.
+
+    Equal numbers are what makes methods comparable, whatever the rule; equal classes too, under a rule that makes them.
     """
     section = run.config.select
     rule = selection.RULES[section.rule]
-    amounts = {name: section[name] for name in inspect.signature(rule).parameters if name in section}
+    wanted = inspect.signature(rule).parameters
     if row.everything:
         rule, amounts = selection.fraction, {"fraction": 1.0}
-    elif num_taught is not None and not row.leads:
+    elif row.matches or (num_taught is not None and not row.leads and "n" not in wanted):
         rule, amounts = selection.top_n, {"n": num_taught}
+    else:
+        amounts = {name: section[name] for name in wanted if name in section}
+        if "classes" in wanted:
+            amounts["classes"] = selection.classes(questions, answers, section.balance)
+        if "certificate" in wanted:
+            amounts["certificate"] = certified.value
     return run.stage(
         "select",
         lambda work, **inputs: rule(scores.value, answers, **amounts),

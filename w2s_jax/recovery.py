@@ -20,7 +20,7 @@ import numpy as np
 
 from w2s_jax.comparison import Interval, compare, interval, ratio
 from w2s_jax.metrics import Undefined
-from w2s_jax.types import Audit, Recovery, Score
+from w2s_jax.types import Audit, Certificate, Recovery, Score
 
 VERSION = "1"
 
@@ -45,6 +45,7 @@ class Trial:
         uses_target_gold: the methods whose student saw gold labels of the target.
         n_selected: rows taught, by method id.
         audits: the audit of each method that has one, by method id.
+        certificates: of each method whose selection was certified, by method id.
     """
 
     domain: str
@@ -59,6 +60,7 @@ class Trial:
     uses_target_gold: frozenset[str] = frozenset()
     n_selected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     audits: Mapping[str, Audit] = dataclasses.field(default_factory=dict)
+    certificates: Mapping[str, Certificate] = dataclasses.field(default_factory=dict)
 
     @property
     def link(self) -> tuple[str, str, str, str, int]:

@@ -25,9 +25,10 @@ from etils import epath
 
 from w2s_jax import figures
 from w2s_jax.analysis.transfer import Cell
+from w2s_jax.certificate import sentence
 from w2s_jax.chain import Point
 from w2s_jax.recovery import MEAN, Summary
-from w2s_jax.types import Audit, Recovery
+from w2s_jax.types import Audit, Certificate, Recovery
 
 VERSION = "1"
 
@@ -38,7 +39,22 @@ CURVES = {
     "completion_tokens": "tokens of an answer, mean",
     "sampler_gap_max": "largest gap between sampler and trainer, nats",
 }
-LEGEND = f"{DAGGER} its student saw gold labels of the target: a ceiling or a control, not a method"
+ROWS = {  # what a row is for, where its name does not say it
+    "naive": "a random n of the weak labels; what is gained above it is owed to trust",
+    "naive_all": "all weak labels",
+    "shuffled": "the trust scores dealt out at random: same scores, no information",
+    "flipped": "the same head, fitted with right and wrong exchanged: it should choose the worst labels",
+    "same_purity": "random labels, as many right and wrong ones as NTF chose: what NTF gains above it is owed to which right "
+    "labels it chooses, not to how many; it is drawn with the target's gold labels",
+    "difficulty_matched": "random labels of questions as easy and as hard as those NTF chose, by level, rating or the "
+    "teacher's confidence: what NTF gains above it is owed to more than difficulty",
+    "oracle": "right labels only: the most that any choice of labels can reach",
+    "gold": "gold labels of the questions of the naive row",
+    "gold_on_ntf": "gold labels of the questions NTF chose",
+}
+SUBSETS = ("same_purity", "difficulty_matched")  # their scores say which rows were drawn, they are no probabilities
+CERTIFICATE = ["method", "threshold", "calibration_questions", "calibration_purity", "lower_bound", "target_kept", "coverage"]
+LEGEND = f"{DAGGER} its student saw gold labels of the target, or labels chosen by them: a ceiling or a control, not a method"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +91,7 @@ def write(
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning] | None = None,
     snowball: Snowball | None = None,
+    certificates: Mapping[str, Certificate] | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -86,20 +103,22 @@ def write(
         audits: by method, of one seed; the trust figures show those of methods that saw no gold labels.
         learning: by method, of one seed, where students learnt from what they wrote.
         snowball: where a chain was run.
+        certificates: by method, of one seed, where the purity of the selection was certified.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
     folder = epath.Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, snowball))
+    certificates = certificates or {}
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball))
     if snowball:
         whole = {"schema": 1, "chains": _plain(snowball.chains)}
         (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
-    for name, text in _data(summary, audits, learning or {}, snowball).items():
+    for name, text in _data(summary, audits, learning or {}, certificates, snowball).items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, learning or {}, context or {}, title, snowball))
+    page.write_text(to_html(rows, summary, audits, learning or {}, certificates, context or {}, title, snowball))
     return page
 
 
@@ -143,7 +162,13 @@ def terminal_table(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n" if lines else "no results\n"
 
 
-def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: str, snowball: Snowball | None = None) -> str:
+def to_markdown(
+    summary: Sequence[Summary],
+    audits: Mapping[str, Audit],
+    title: str,
+    certificates: Mapping[str, Certificate] | None = None,
+    snowball: Snowball | None = None,
+) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
     if snowball:
@@ -157,9 +182,15 @@ def to_markdown(summary: Sequence[Summary], audits: Mapping[str, Audit], title: 
         if any(s.uses_target_gold for s in part):
             out += [LEGEND + ".", ""]
         out += [f"- not defined ({', '.join(methods)}): {reason}" for reason, methods in _reasons(part).items()]
+        out += ["", "What the rows are for:", ""] if _explained(part) else []
+        out += [f"- **{figures.name(method)}**: {said}" for method, said in _explained(part).items()]
         out.append("")
     if shown := _shown(summary, audits):
         out += ["## How good were the trust scores?", "", *_markdown_table(*_trust_table(shown)), ""]
+    if certificates:
+        out += ["## What purity is certified?", ""]
+        for key, one in certificates.items():
+            out += [f"- **{figures.name(key)}**: {' '.join((sentence(one), *(f'Note: {c}.' for c in one.caveats)))}"]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -168,6 +199,7 @@ def to_html(
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning],
+    certificates: Mapping[str, Certificate],
     context: Mapping[str, str],
     title: str,
     snowball: Snowball | None = None,
@@ -183,13 +215,14 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
+    body.append(_certificate_section(certificates, several=any(s.seeds > 1 for s in summary)))
     body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
     if context:
         parts = "".join(f"<details><summary>{_e(k)}</summary><pre>{_e(v)}</pre></details>" for k, v in context.items())
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
     files = ["recovery.json", "recovery.md", *["chain.json"] * bool(snowball)]
-    files += [f"data/{name}" for name in _data(summary, audits, learning, snowball)]
+    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball)]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return _PAGE.format(title=_e(title), body="\n".join(body))
 
@@ -251,7 +284,14 @@ def _link_section(heading: str, part: Sequence[Summary], rows: Sequence[Recovery
             for reason, methods in reasons.items()
         )
         out.append(f'<h3>Not defined, and why</h3><ul class="plain">{told}</ul>')
+    if explained := _explained(part):
+        told = "".join(f"<li><b>{_e(figures.name(method))}</b>: {_e(said)}</li>" for method, said in explained.items())
+        out.append(f'<h3>What the rows are for</h3><ul class="plain">{told}</ul>')
     return "".join(out) + "</section>"
+
+
+def _explained(part: Sequence[Summary]) -> dict[str, str]:
+    return {s.method: ROWS[s.method] for s in part if s.method in ROWS}
 
 
 def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> str:
@@ -286,6 +326,31 @@ def _trust_section(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> s
             )
         )
     out += [f'<p class="note"><b>{_e(", ".join(names))}</b>: {_e(reason)}.</p>' for reason, names in untold.items()]
+    return "".join(out) + "</section>"
+
+
+def _certificate_section(certificates: Mapping[str, Certificate], several: bool) -> str:
+    if not certificates:
+        return ""
+    out = ["<section><h2>What purity is certified?</h2>"]
+    if several:
+        out.append('<p class="note">Of one seed, the last.</p>')
+    for key, one in certificates.items():
+        out.append(f"<p><b>{_e(figures.name(key))}</b>: {_e(sentence(one))}</p>")
+        out += [f'<p class="note"><b>Note</b>: {_e(caveat)}.</p>' for caveat in one.caveats]
+    drawn = [
+        f'<div style="max-width: 32rem"><h4>{_e(figures.name(key))}</h4>{figures.certificate(key, one)}</div>'
+        for key, one in certificates.items()
+    ]
+    out.append(
+        _figure(
+            "".join(drawn),
+            "<b>Certified purity.</b> Each point is a threshold of a grid fixed beforehand: the share of right labels among the"
+            " source questions held back for this that reach it, and a lower bound of the purity that holds for all thresholds"
+            " at once. Taken is the smallest threshold whose bound reaches the wanted purity. Calibration and target questions"
+            " must come from one population, and be independent of each other.",
+        )
+    )
     return "".join(out) + "</section>"
 
 
@@ -345,9 +410,9 @@ def _trust_table(shown: Mapping[str, Audit]) -> tuple[list[str], list[list[str]]
 
 
 def _shown(summary: Sequence[Summary], audits: Mapping[str, Audit]) -> dict[str, Audit]:
-    """Leaves out students that saw gold labels: their rows were not chosen by a trust function of their own."""
-    gold = {s.method for s in summary if s.uses_target_gold}
-    return {key: a for key, a in audits.items() if key not in gold and len(a.curve)}
+    """Leaves out rows that were not chosen by a trust function of their own: of students that saw gold labels, and subsets."""
+    left_out = {*SUBSETS, *(s.method for s in summary if s.uses_target_gold)}
+    return {key: a for key, a in audits.items() if key not in left_out and len(a.curve)}
 
 
 def _recovery_table(part: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
@@ -507,6 +572,7 @@ def _data(
     summary: Sequence[Summary],
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning],
+    certificates: Mapping[str, Certificate],
     snowball: Snowball | None = None,
 ) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
@@ -543,6 +609,9 @@ def _data(
     if snowball:
         fields = [field.name for field in dataclasses.fields(Point)]
         files["snowball.csv"] = _csv(fields, [[getattr(p, name) for name in fields] for p in snowball.points])
+    if certificates:
+        lines = [[key, *line] for key, one in certificates.items() for line in one.curve.tolist()]
+        files["certificate.csv"] = _csv(CERTIFICATE, lines)
     return files
 
 
@@ -769,6 +838,9 @@ _READING = """<section><h2>How the numbers are defined</h2><dl>
 zero. <i>Undetermined</i>: none of these; not a finding of equality.</dd>
 <dt>Intervals</dt><dd>95 %. Over several seeds they cover the draw of seeds and of questions; over one seed, questions only.
 Test sets weigh the same in a mean.</dd>
+<dt>Certified purity</dt><dd>A lower bound of the purity of what is chosen, from labelled source questions that the trust
+function was not fitted on; with probability 1 − delta over their draw it is not above the truth, whichever threshold is taken.
+It is not valid where the target comes from another distribution.</dd>
 <dt>Purity, AUC, ECE, Brier</dt><dd>Share of right labels among those taught; chance that a right label is trusted more than a
 wrong one; mean distance of trust from the share that is right (arXiv 1706.04599); mean squared error of trust.</dd>
 </dl></section>"""

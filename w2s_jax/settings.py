@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from w2s_jax import plugins, selection
+from w2s_jax import certificate, plugins, selection
 from w2s_jax.models import quantised, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
@@ -33,6 +33,8 @@ class Row:
         everything: teach all answered questions, whatever the select section says.
         reused: folder of a fitted trust function to use instead of fitting one, or "".
         leads: whether the select section is for this row: the others then take as many labels as it does.
+        flipped: fit it on the source's labels turned round, right for wrong: a control whose order should be the reverse.
+        holds_back: whether it is fitted without the source questions that a certificate is made on.
     """
 
     method: str
@@ -42,10 +44,17 @@ class Row:
     everything: bool
     reused: str
     leads: bool
+    flipped: bool = False
+    holds_back: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
         return plugins.make("trust", self.trust, **self.args).needs
+
+    @property
+    def matches(self) -> str:
+        """The method whose selection this row's is matched to, or ""."""
+        return next((name.removeprefix("selected/") for name in self.needs if name.startswith("selected/")), "")
 
 
 def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
@@ -62,6 +71,8 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
         raise ValueError(
             f"select.rule={config.select.rule!r}: allowed are {', '.join(selection.RULES)}; change it in the config"
         )
+    if config.select.rule == "certified":
+        terms_of(config.select)
     for name in ("seeds", "methods"):
         if not config[name] or len(set(config[name])) < len(config[name]):
             raise ValueError(
@@ -109,7 +120,20 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
     for section in (config.student, *config.pretrain.values()):
         training_of(section.training)
         Shape(**section.training.shape)
-    return [method_row(config, method) for method in config.methods]
+    rows = [method_row(config, method) for method in config.methods]
+    made = [row.method for row in rows if not row.matches]
+    if lost := [row for row in rows if row.matches and row.matches not in made]:
+        row = lost[0]
+        raise ValueError(
+            f"method {row.method!r} is matched to the selection of {row.matches!r}: allowed are {', '.join(made) or 'none'}; "
+            f"add {row.matches!r} to methods, take {row.method!r} out, or change method.{row.method}.args.of in the config"
+        )
+    if config.select.rule == "certified" and not any(row.leads for row in rows):
+        raise ValueError(
+            f"select.rule='certified' is for the row that uses trust.name, and methods={config.methods!r} has none: add 'ntf' "
+            "to methods, or change select.rule in the config"
+        )
+    return rows
 
 
 def method_row(config: ConfigDict, method: str) -> Row:
@@ -129,13 +153,26 @@ def method_row(config: ConfigDict, method: str) -> Row:
     word = section.trust or config.trust.name
     args = {**keywords_of(config.trust, word), **section.args.to_dict()}
     reused = "" if section.trust else config.trust.from_
+    if reused and config.select.rule == "certified":
+        raise ValueError(
+            f"trust.from_={reused!r}: select.rule='certified' holds back source questions before a trust function is fitted, "
+            "and this one may have been fitted on them; set trust.from_='' or another select.rule in the config"
+        )
     if reused:
         described = artefact.describe(reused)
         word, args = described["trust"], described["args"]
         refuse_other_features(described, config, reused)
     plugins.make("trust", word, **args)
     return Row(
-        method, word, args, section.labels, section.everything, reused, leads=not section.trust and section.labels == "weak"
+        method,
+        word,
+        args,
+        section.labels,
+        section.everything,
+        reused="" if section.flipped else reused,
+        leads=not section.trust and section.labels == "weak" and not section.flipped,
+        flipped=section.flipped,
+        holds_back=not section.trust and config.select.rule == "certified",
     )
 
 
@@ -151,12 +188,20 @@ def keywords_of(section: ConfigDict, word: str) -> dict[str, Any]:
     return section[word].to_dict() if word in section else {}
 
 
+def terms_of(section: ConfigDict) -> certificate.Terms:
+    """What the rule `certified` is to certify, from the select section."""
+    return certificate.Terms(**{field.name: section[field.name] for field in dataclasses.fields(certificate.Terms)})
+
+
 def uses_target_gold(rows: Sequence[Row]) -> frozenset[str]:
-    """The methods whose student depends on the target's gold answers, also through another method's scores."""
+    """The methods whose student depends on the target's gold answers, also through another method's scores or selection."""
     marked = {row.method for row in rows if row.labels == "gold" or "correct" in row.needs}
-    while more := {row.method for row in rows if {f"score/{m}" for m in marked} & row.needs} - marked:
+    while True:
+        given = {f"{of}/{method}" for of in ("score", "selected") for method in marked}
+        more = {row.method for row in rows if given & row.needs} - marked
+        if not more:
+            return frozenset(marked)
         marked |= more
-    return frozenset(marked)
 
 
 def compute_of(mesh: jax.sharding.Mesh, section: ConfigDict, dtype: str = "") -> Compute:

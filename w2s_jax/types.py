@@ -231,6 +231,27 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
+class Certificate:
+    """How pure the selection of a trust function is at least, from labelled questions that nothing was fitted on.
+
+    Attributes:
+        purity, delta, bound, pool: what was to be certified, and how: see `certificate.Terms`.
+        threshold: the smallest one whose bound reaches `purity`; None = nothing is certified.
+        curve: f64[thresholds, 6]: threshold, calibration questions that reach it, share of them right (NaN where there are
+            none), lower bound of the purity, target questions that reach it, share of all answered ones of the target.
+        caveats: why it may not hold for this target, such as "not valid out of distribution: ...".
+    """
+
+    purity: float
+    delta: float
+    bound: str
+    pool: str
+    threshold: float | None
+    curve: np.ndarray
+    caveats: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Lesson:
     """All that a student objective may look at; re-tokenised by the student's tokenizer.
 

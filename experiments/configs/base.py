@@ -11,6 +11,9 @@ from ml_collections.config_dict import placeholder
 
 from w2s_jax import plugins
 
+CONTROLS = ("shuffled", "flipped", "same_purity", "difficulty_matched")
+"""Rows that a trust function must beat, beside `naive`: the configs of the paper's experiments run them all."""
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The defaults. `arg` must be empty."""
@@ -46,10 +49,18 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 6 select
     c.select = ConfigDict()
-    c.select.rule = "top_n"  # top_n, fraction, threshold, weights
-    c.select.n = 1000
+    c.select.rule = "top_n"  # top_n, fraction, threshold, weights, balanced, certified
+    c.select.n = 1000  # of top_n and balanced
     c.select.fraction = 0.5
     c.select.threshold = 0.9
+    c.select.balance = "answer"  # classes of `balanced`: the place of the answered option, or a key of the questions' meta
+    # certified: see w2s_jax/certificate.py; with probability 1 - delta at least `purity` of the labels are right
+    c.select.purity = 0.9
+    c.select.delta = 0.05
+    c.select.bound = "clopper_pearson"  # hoeffding, clopper_pearson
+    c.select.pool = "population"  # population, finite
+    c.select.calibration_frac = 0.25  # share of the source held back for it
+    c.select.grid = (*(i / 20 for i in range(20)), 0.975, 0.99)  # thresholds to choose from
 
     # 7 teach: the student
     c.student = model("", style="letter")
@@ -67,6 +78,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.confidence = row("confidence")
     c.method.ntf = row("")
     c.method.shuffled = row("controls", kind="shuffled", of="ntf")
+    c.method.flipped = row("", flipped=True)
+    c.method.same_purity = row("controls", kind="same_purity", of="ntf")
+    c.method.difficulty_matched = row("controls", kind="difficulty_matched", of="ntf")
     c.method.gold = row("controls", kind="random", labels="gold")
     c.method.gold_all = row("controls", kind="constant", everything=True, labels="gold")
     c.method.gold_on_ntf = row("", labels="gold")
@@ -162,16 +176,17 @@ def pretraining(corpus: str) -> ConfigDict:
     return c
 
 
-def row(trust: str, *, labels: str = "weak", everything: bool = False, **args) -> ConfigDict:
+def row(trust: str, *, labels: str = "weak", everything: bool = False, flipped: bool = False, **args) -> ConfigDict:
     """A row of the table.
 
     Args:
         trust: the trust function's word, "" = `trust.name`.
         labels: whose answers are taught, "weak" or "gold".
         everything: teach all answered questions, whatever `select` says.
+        flipped: fit the trust function on the source's labels turned round, right for wrong.
         **args: keywords of the trust function, over those of its section.
     """
-    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "args": args})
+    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "flipped": flipped, "args": args})
 
 
 def choose(what: str, word: str, known: dict):

@@ -49,7 +49,7 @@ def get_config(arg=None):
     c.teacher.label = given["label"]
     if given["label"] == "majority":
         c.teacher.update(num_samples=8, temperature=0.7)
-    c.methods = ("naive", "confidence", "ntf", "shuffled", "gold")
+    c.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
     return c
 
 

@@ -33,5 +33,5 @@ def get_config(arg=None):
     c.teacher.shape = base.shape(row_length=1024, batch_rows=8, max_segments=16)
     c.student.shape = base.shape(row_length=1024, batch_rows=8, max_segments=16)
     c.select.n = 2000
-    c.methods = ("naive", "confidence", "ntf", "shuffled", "gold")
+    c.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
     return c
