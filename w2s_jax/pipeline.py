@@ -2,14 +2,16 @@
 
     ask -> answer -> observe -> calibrate -> trust -> select -> teach -> score -> recover -> audit
 
-This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed) and `run` (what all stages
-share), which read the config as it does; what they call takes plain keyword arguments.
+This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed), `gathering` (what else
+trust functions ask for) and `run` (what all stages share), which read the config as it does; what they call takes plain keyword
+arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, or the oracle); the
 report marks them. Every stage goes through the store, so that methods share what they have in common.
 
 Source: arXiv 2606.01000.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -21,17 +23,19 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import metrics, plugins, processes, recovery, scoring, selection
+from w2s_jax import gathering, metrics, plugins, processes, recovery, scoring, selection
 from w2s_jax.looking import Looked, answer, ask, look, shown_to
 from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
 from w2s_jax.run import ROLES, Model, Run
 from w2s_jax.settings import (
     Row,
+    asks_of,
     check,
     compute_of,
     computing_of,
     keywords_of,
+    refuse_missing_evidence,
     refuse_other_features,
     training_of,
     uses_target_gold,
@@ -66,6 +70,7 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
         ValueError: whatever a stage refuses, and roles that are not disjoint.
     """
     rows = check(run.config)
+    gathering.prepare(run, rows)
     if student.adapter and run.config.student.quantise:
         raise ValueError(
             f"{student.adapter} is an adapter, whose base cannot be quantised too: merge it with PEFT (merge_and_unload) and "
@@ -78,24 +83,25 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
     teacher_shown = shown_to(run, "teacher", source, gold["source"])
     student_shown = shown_to(run, "student", source, gold["source"])
 
-    labelled = look(run, teacher, leave_out(source, teacher_shown), teacher_shown, "source")
-    unlabelled = look(run, teacher, target, teacher_shown, "target")
-    correct = gold["source"].grade(labelled.answers)
+    if gold["target"] is None:
+        rows = [row for row in rows if row.method not in marked]
+    different = dict.fromkeys(row.shots for row in rows)
+    labellings = {shots: label(run, teacher, source, target, gold["source"], shots) for shots in different}
 
     scores: dict[str, Stored] = {}
     chosen: dict[str, Stored] = {}
     taught: dict[str, Stored] = {}
-    if gold["target"] is None:
-        rows = [row for row in rows if row.method not in marked]
     for row in rows:
-        given = gather(row, unlabelled, gold["target"] if row.method in marked else None, scores)
-        fitted = calibrate(run, row, labelled, correct, teacher)
-        scores[row.method] = trust(run, row, fitted, unlabelled, given)
+        seen = labellings[row.shots]
+        given = gather(row, seen.unlabelled, gold["target"] if row.method in marked else None, scores)
+        given |= gathering.gather(run, teacher, seen.unlabelled, row.asks)
+        fitted = calibrate(run, row, seen, teacher)
+        scores[row.method] = trust(run, row, fitted, seen.unlabelled, given)
     for row in sorted(rows, key=lambda row: not row.leads):
         num_taught = next(
             (len(chosen[other.method].value.row) for other in rows if other.leads and other.method in chosen), None
         )
-        chosen[row.method] = select(run, row, scores[row.method], unlabelled.answers, num_taught)
+        chosen[row.method] = select(run, row, scores[row.method], labellings[row.shots].unlabelled.answers, num_taught)
     for row in rows:
         lesson = compose(chosen[row.method].value, target, gold["target"] if row.labels == "gold" else None)
         taught[row.method] = teach(run, row.method, student, lesson, student_shown)
@@ -116,7 +122,14 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
         n_selected={m: len(selected.value.row) for m, selected in chosen.items()},
         audits={
             row.method: audit(
-                run, row, scores[row.method], chosen[row.method], taught[row.method], unlabelled, target, gold["target"]
+                run,
+                row,
+                scores[row.method],
+                chosen[row.method],
+                taught[row.method],
+                labellings[row.shots].unlabelled,
+                target,
+                gold["target"],
             )
             for row in rows
         },
@@ -124,6 +137,31 @@ def link(run: Run, teacher: Model, student: Model, *, generation: int = 0) -> re
     if hasattr(run.task, "graded"):
         run.store.log(f"{run.prefix}grading  {run.task.graded()}")
     return trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+    """What a row is fitted and judged on: source and target as the teacher labels them after some number of demonstrations.
+
+    Attributes:
+        labelled: the source without its demonstrations.
+        correct: bool[R], which of its labels are right.
+        unlabelled: the target.
+    """
+
+    labelled: Looked
+    correct: np.ndarray
+    unlabelled: Looked
+
+
+def label(
+    run: Run, teacher: Model, source: Sequence[Question], target: Sequence[Question], gold: Gold | None, shots: int | None
+) -> Labelling:
+    """The teacher labels both roles; `shots` None = as its section says."""
+    shown = shown_to(run, "teacher", source, gold, shots)
+    after = "" if shots is None else f" after {shots} shots"
+    labelled = look(run, teacher, leave_out(source, shown), shown, f"source{after}")
+    return Labelling(labelled, gold.grade(labelled.answers), look(run, teacher, target, shown, f"target{after}"))
 
 
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:
@@ -140,17 +178,21 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
     """
     fitted, described = artefact.read(folder)
     refuse_other_features(described, run.config, folder)
+    asks = asks_of(fitted)
+    refuse_missing_evidence(described["trust"], fitted.needs, run.task.interface)
     shown: Demonstrations = ()
-    if run.config.teacher.shots:
-        shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"))
+    if shots := described["about"].get("shots", run.config.teacher.shots):
+        shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"), shots)
     looked = look(run, teacher, leave_out(ask(run.task, role), shown), shown, role)
-    if missing := fitted.needs - set(looked.extra):
+    given = gathering.gather(run, teacher, looked, asks)
+    if missing := fitted.needs - set(looked.extra) - set(given):
         raise ValueError(
             f"trust {described['trust']!r} needs {', '.join(sorted(missing))}, which scoring a new pool cannot give; "
             "choose another trust function"
         )
     note_other_teacher(run, described, teacher)
-    return looked.answers, checked_scores(fitted.score(looked.evidence()), len(looked.answers), described["trust"])
+    evidence = looked.evidence(opened(given))
+    return looked.answers, checked_scores(fitted.score(evidence), len(looked.answers), described["trust"])
 
 
 def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -> None:
@@ -165,20 +207,20 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
 
 
 def gather(row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str, Stored]) -> dict[str, Any]:
-    """What a row's trust function asks for beyond the teacher's own evidence: other rows' scores, or (the oracle) gold.
+    """What a row's trust function asks for on the target alone: other rows' scores, or (the oracle) gold.
 
     Raises:
         ValueError: it asks for something that this run cannot give.
     """
     found: dict[str, Any] = {}
-    for name in sorted(row.needs - set(unlabelled.extra)):
+    for name in sorted(row.needs - set(unlabelled.extra) - set(gathering.PROVIDERS)):
         kind, _, method = name.partition("/")
         if name == "correct" and gold is not None:
             found[name] = gold.grade(unlabelled.answers)
         elif kind == "score" and method in scores:
             found[name] = scores[method]
         else:
-            there = [*sorted(unlabelled.extra), *(f"score/{m}" for m in scores)]
+            there = [*sorted({*unlabelled.extra, *gathering.PROVIDERS}), *(f"score/{m}" for m in scores)]
             raise ValueError(
                 f"method {row.method!r}: trust {row.trust!r} needs {name!r}, but there is only {', '.join(there)} (scores of "
                 "the methods before it); reorder or change methods in the config"
@@ -186,14 +228,20 @@ def gather(row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str,
     return found
 
 
-def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher: Model) -> Stored:
+def opened(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of gathered evidence."""
+    return {name: value.value if isinstance(value, Stored) else value for name, value in given.items()}
+
+
+def calibrate(run: Run, row: Row, seen: Labelling, teacher: Model) -> Stored:
     """A fitted trust function, as a folder `trust`; it outlives its run."""
-    observing, asking = run.config.observe, run.config.teacher
+    observing, asking, labelled = run.config.observe, run.config.teacher, seen.labelled
     about = {"teacher": teacher.name, "teacher_key": teacher.key, "domain": run.config.domain, "style": asking.style}
-    about |= {"layers": list(observing.layers), "token": observing.token}
+    about |= {"layers": list(observing.layers), "token": observing.token, "shots": len(labelled.shown)}
 
     def fit(work, **inputs):
-        fitted = plugins.make("trust", row.trust, **row.args).fit(labelled.evidence(), correct, run.key("calibrate"))
+        evidence = labelled.evidence(opened(given))
+        fitted = plugins.make("trust", row.trust, **row.args).fit(evidence, seen.correct, run.key("calibrate"))
         artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=about)
 
     def copy(work, **inputs):
@@ -206,6 +254,7 @@ def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher
         note_other_teacher(run, artefact.describe(row.reused), teacher)
         reused = Ref(None, run.store.content_key(row.reused))
         return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
+    given = gathering.gather(run, teacher, labelled, row.asks)
     return run.stage(
         "calibrate",
         fit,
@@ -217,7 +266,8 @@ def calibrate(run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher
         about=about,
         answered=labelled.answered,
         observed=labelled.observed,
-        correct=correct,
+        given=given,
+        correct=seen.correct,
         seed=run.seed,
     )
 
@@ -227,8 +277,7 @@ def trust(run: Run, row: Row, fitted: Stored, unlabelled: Looked, given: Mapping
 
     def fn(work, **inputs):
         function, _ = artefact.read(fitted.path / "trust")
-        values = {name: value.value if isinstance(value, Stored) else value for name, value in given.items()}
-        return checked_scores(function.score(unlabelled.evidence(values)), len(unlabelled.answers), row.trust)
+        return checked_scores(function.score(unlabelled.evidence(opened(given))), len(unlabelled.answers), row.trust)
 
     return run.stage(
         "trust",

@@ -11,6 +11,8 @@ from ml_collections.config_dict import placeholder
 
 from w2s_jax import plugins
 
+TRUST = ("entropy", "margin", "self_assessment", "self_consistency", "committee", "reward_model", "knn", "logistic")
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The defaults. `arg` must be empty."""
@@ -41,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.trust = ConfigDict()
     c.trust.name = "neural"
     c.trust.from_ = ""  # folder of a fitted trust function to use again, instead of fitting one
-    for word in ("neural", "confidence", "controls"):
+    for word in ("neural", "confidence", "controls", *TRUST):
         c.trust[word] = ConfigDict(keywords("trust", word))
 
     # 6 select
@@ -71,6 +73,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.gold_all = row("controls", kind="constant", everything=True, labels="gold")
     c.method.gold_on_ntf = row("", labels="gold")
     c.method.oracle = row("controls", kind="oracle")
+    c.method.entropy = row("entropy")
+    c.method.margin = row("margin")
+    c.method.icl_confidence = row("confidence", shots=4)
+    c.method.p_true = row("self_assessment", ask="p_true")
+    c.method.verbalised = row("self_assessment", ask="verbalised")
+    c.method.self_consistency = row("self_consistency")
+    c.method.committee = row("committee")
+    c.method.reward_model = row("reward_model")
+    c.method.knn = row("knn")
+    c.method.logistic = row("logistic")
 
     # 9 recover
     c.recover = ConfigDict()
@@ -144,16 +156,18 @@ def pretraining(corpus: str) -> ConfigDict:
     return c
 
 
-def row(trust: str, *, labels: str = "weak", everything: bool = False, **args) -> ConfigDict:
+def row(trust: str, *, labels: str = "weak", everything: bool = False, shots: int | None = None, **args) -> ConfigDict:
     """A row of the table.
 
     Args:
         trust: the trust function's word, "" = `trust.name`.
         labels: whose answers are taught, "weak" or "gold".
         everything: teach all answered questions, whatever `select` says.
+        shots: demonstrations that the teacher is shown when it labels for this row; None = `teacher.shots`.
         **args: keywords of the trust function, over those of its section.
     """
-    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "args": args})
+    asked = placeholder(int) if shots is None else shots
+    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "shots": asked, "args": args})
 
 
 def choose(what: str, word: str, known: dict):
