@@ -76,11 +76,16 @@ def test_evidence_that_says_nothing_anywhere_can_be_fitted_and_gives_one_score(c
     assert len(set(score.tolist())) == 1 and 0 <= score[0] <= 1
 
 
-@pytest.mark.parametrize("case", ALL, ids=name)
+SCALAR = [case for case in ALL if plugins.make("trust", case[0], **case[1]).needs in [{raw} for raw in RAW]]
+
+
+def test_each_raw_signal_is_somebodys():
+    assert {raw for word, args in SCALAR for raw in plugins.make("trust", word, **args).needs} == set(RAW)
+
+
+@pytest.mark.parametrize("case", SCALAR, ids=name)
 def test_more_of_a_raw_signal_is_never_less_trust(case, fitted):
     trust = fitted[name(case)]
-    if len(trust.needs) != 1 or not trust.needs <= set(RAW):
-        pytest.skip("its evidence is more than one number a row")
     (raw,) = trust.needs
     evidence, _ = world(seed=1)
     score = trust.score(evidence)[np.argsort(evidence.extra[raw])]
@@ -206,7 +211,9 @@ def test_the_units_of_a_reward_do_not_matter():
 @pytest.mark.parametrize("value", [True, False])
 def test_a_probe_needs_right_and_wrong_labels(word, value):
     evidence, correct = world()
-    with pytest.raises(ValueError, match=f"all 240 weak labels of the source are {'right' if value else 'wrong'}.*tasks.source"):
+    with pytest.raises(
+        ValueError, match=f"all 240 weak labels of the source are {'right' if value else 'wrong'}.*tasks.source"
+    ):
         plugins.make("trust", word).fit(evidence, np.full_like(correct, value), KEY)
 
 

@@ -21,7 +21,7 @@ from w2s_jax.looking import Looked, answer
 from w2s_jax.models import hf_io, hub
 from w2s_jax.packing import Shape
 from w2s_jax.run import Model, Run, find_model
-from w2s_jax.settings import Row, compute_of, computing_of, refuse_missing_evidence
+from w2s_jax.settings import Row, compute_of, computing_of, refuse_rows
 from w2s_jax.store import Stored
 from w2s_jax.student import rewards
 from w2s_jax.tasks import assessing
@@ -50,9 +50,9 @@ def prepare(run: Run, rows: Sequence[Row]) -> None:
     Raises:
         ValueError: the task cannot give what one needs, or a model that one names is not there or cannot be read.
     """
+    refuse_rows(rows, run.task.interface)
     for row in rows:
         try:
-            refuse_missing_evidence(row.trust, row.needs, run.task.interface)
             for name in row.needs & set(MODELS):
                 MODELS[name](run, **row.asks[name])
         except ValueError as error:
@@ -152,6 +152,7 @@ def agreement(run: Run, looked: Looked, name: str, others: Sequence[Stored]) -> 
         lambda work, **inputs: share(looked.answers, [other.value["answers"] for other in others], agree),
         code=("w2s_jax.student.rewards", *plugins.source_words("task", run.config.tasks.name)),
         label=f"{name} {looked.role}",
+        alone=True,
         answers=looked.answers,
         others=tuple(others),
     )

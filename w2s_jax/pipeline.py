@@ -179,7 +179,7 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
     fitted, described = artefact.read(folder)
     refuse_other_features(described, run.config, folder)
     asks = asks_of(fitted)
-    refuse_missing_evidence(described["trust"], fitted.needs, run.task.interface)
+    refuse_missing_evidence(f"trust {described['trust']!r}", fitted.needs, run.task.interface)
     shown: Demonstrations = ()
     if shots := described["about"].get("shots", run.config.teacher.shots):
         shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"), shots)

@@ -70,8 +70,18 @@ FREE_ONLY = {
 """Evidence that tasks of one interface alone can give: (what it is and why the other cannot, what to use there instead)."""
 
 
-def refuse_missing_evidence(trust: str, needs: Iterable[str], interface: str) -> None:
-    """Makes sure, before anything is computed, that a task can give what a trust function needs.
+def refuse_rows(rows: Sequence[Row], interface: str) -> None:
+    """Makes sure, before anything is computed, that a task can give what the rows' trust functions need.
+
+    Raises:
+        ValueError: see `refuse_missing_evidence`.
+    """
+    for row in rows:
+        refuse_missing_evidence(f"method {row.method!r}: trust {row.trust!r}", row.needs, interface)
+
+
+def refuse_missing_evidence(who: str, needs: Iterable[str], interface: str) -> None:
+    """Makes sure that a task can give what a trust function needs.
 
     Raises:
         ValueError: it needs what tasks of this interface have not.
@@ -80,8 +90,8 @@ def refuse_missing_evidence(trust: str, needs: Iterable[str], interface: str) ->
     for name in sorted(set(needs) & set(missing)):
         why, instead = missing[name]
         raise ValueError(
-            f"trust {trust!r} needs {name!r}: {why}. This task's interface is {interface!r}; use {instead} instead, or take "
-            "the method out of methods in the config"
+            f"{who} needs {name!r}: {why}. This task's interface is {interface!r}; use {instead} instead, or take the method "
+            "out of methods in the config"
         )
 
 
@@ -163,8 +173,10 @@ def method_row(config: ConfigDict, method: str) -> Row:
     section = config.method[method]
     if section.labels not in ("weak", "gold"):
         raise ValueError(f"method.{method}.labels={section.labels!r}: allowed are 'weak' and 'gold'; change it in the config")
-    if section.shots is not None and section.shots < 0:
-        raise ValueError(f"method.{method}.shots={section.shots}: allowed are 0 or more; change it in the config")
+    if section.shots < -1:
+        raise ValueError(
+            f"method.{method}.shots={section.shots}: allowed are 0 or more, and -1 for teacher.shots; change it in the config"
+        )
     word = section.trust or config.trust.name
     args = {**keywords_of(config.trust, word), **section.args.to_dict()}
     reused = "" if section.trust else config.trust.from_
@@ -177,7 +189,8 @@ def method_row(config: ConfigDict, method: str) -> Row:
     except ValueError as error:
         raise ValueError(f"method {method!r}: {error}") from None
     leads = not section.trust and section.labels == "weak"
-    return Row(method, word, args, section.labels, section.everything, reused, leads, section.shots)
+    shots = None if section.shots < 0 else section.shots
+    return Row(method, word, args, section.labels, section.everything, reused, leads, shots)
 
 
 def refuse_other_features(described: Mapping[str, Any], config: ConfigDict, folder: str) -> None:

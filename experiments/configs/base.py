@@ -156,18 +156,17 @@ def pretraining(corpus: str) -> ConfigDict:
     return c
 
 
-def row(trust: str, *, labels: str = "weak", everything: bool = False, shots: int | None = None, **args) -> ConfigDict:
+def row(trust: str, *, labels: str = "weak", everything: bool = False, shots: int = -1, **args) -> ConfigDict:
     """A row of the table.
 
     Args:
         trust: the trust function's word, "" = `trust.name`.
         labels: whose answers are taught, "weak" or "gold".
         everything: teach all answered questions, whatever `select` says.
-        shots: demonstrations that the teacher is shown when it labels for this row; None = `teacher.shots`.
+        shots: demonstrations that the teacher is shown when it labels for this row; -1 = `teacher.shots`.
         **args: keywords of the trust function, over those of its section.
     """
-    asked = placeholder(int) if shots is None else shots
-    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "shots": asked, "args": args})
+    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "shots": shots, "args": args})
 
 
 def choose(what: str, word: str, known: dict):
