@@ -29,15 +29,16 @@ CHOICE = (
 FREE = ("naive", "p_true", "self_consistency", "committee", "reward_model", "knn", "gold")
 
 
-def config(judge, methods=CHOICE, interface="choice", target_gold="true", **teacher):
-    """The toy with all kinds of trust; its models know the letters that they are asked about their answers with."""
+def config(models, methods=CHOICE, interface="choice", target_gold="true", **teacher):
+    """The toy with all kinds of trust, and with models that were never trained; they know letters, as options are asked by."""
     c = toy.get_config(f"interface={interface},target_gold={target_gold}")
+    weak, strong, judge = (str(models / name) for name in ("weak", "strong", "judge"))
     with c.unlocked():
-        c.tasks.more_words = LETTERS
-        c.method.likelihood = toy.base.row("reward_model", kind="likelihood", model="pretrain:strong")
+        c.method.likelihood = toy.base.row("reward_model", kind="likelihood", model=strong)
     c.methods = methods
-    c.trust.committee.models = ("pretrain:strong", "pretrain:weak")
-    c.trust.reward_model.model = str(judge)
+    c.teacher.model, c.student.model = weak, strong
+    c.trust.committee.models = (strong, weak)
+    c.trust.reward_model.model = judge
     c.trust.self_consistency.update(num_samples=5, temperature=1.0)
     c.trust.knn.k = 10
     c.teacher.shape.row_length = 48
@@ -46,14 +47,19 @@ def config(judge, methods=CHOICE, interface="choice", target_gold="true", **teac
     return c
 
 
-def classifier(folder, num_labels=1, family="qwen3"):
+def model(folder, seed, more_words=LETTERS):
+    """A random model that knows the toy's words; all such models share their programs."""
+    words = word_level((*toy.make(seed=0).vocabulary(), *more_words))
+    sizes = dataclasses.replace(tiny.CONFIG, vocab_size=25)
+    hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(seed)), words), folder)
+    return folder
+
+
+def classifier(folder, num_labels=1):
     """A random sequence classifier that knows the toy's words, as transformers would write it."""
-    words = word_level(toy.make(seed=0, more_words=LETTERS).vocabulary())
-    sizes = dataclasses.replace(tiny.CONFIG, vocab_size=words.vocab_size)
-    hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(7)), words), folder)
-    head = np.random.default_rng(1).normal(size=(num_labels, sizes.width)).astype(np.float32)
-    weights = load_file(folder / "model.safetensors") | {"score.weight": head}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = model(folder, 7) / "model.safetensors"
+    head = np.random.default_rng(1).normal(size=(num_labels, tiny.CONFIG.width)).astype(np.float32)
+    save_file(load_file(weights) | {"score.weight": head}, weights, metadata={"format": "pt"})
     edit(folder, architectures=["Qwen3ForSequenceClassification"], id2label={str(i): f"L{i}" for i in range(num_labels)})
     return folder
 
@@ -85,20 +91,22 @@ def students(workdir):
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    return classifier(tmp_path_factory.mktemp("models") / "judge")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    model(folder / "weak", 0), model(folder / "strong", 1), classifier(folder / "judge")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def chosen(tmp_path_factory, judge):
+def chosen(tmp_path_factory, models):
     workdir = tmp_path_factory.mktemp("choice")
-    return workdir, *run(workdir, config(judge))
+    return workdir, *run(workdir, config(models))
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, judge):
+def written(tmp_path_factory, models):
     workdir = tmp_path_factory.mktemp("free")
-    return workdir, *run(workdir, config(judge, FREE, "free", num_samples=2, temperature=1.0))
+    return workdir, *run(workdir, config(models, FREE, "free", num_samples=2, temperature=1.0))
 
 
 # ---- The whole path --------------------------------------------------------------------------------------------------
@@ -130,7 +138,7 @@ def test_changing_every_gold_answer_of_the_target_changes_the_gold_student_alone
     assert {label for label in before if before[label] != after[label]} == {"teach gold"}
 
 
-def test_evidence_is_gathered_for_the_source_to_calibrate_on_and_for_the_target(chosen, judge):
+def test_evidence_is_gathered_for_the_source_to_calibrate_on_and_for_the_target(chosen):
     workdir, one, _, _ = chosen
     for name in ("p_true", "verbalised", "committee_share", "reward", "likelihood"):
         for role in ("source", "target"):
@@ -209,8 +217,8 @@ def test_as_many_shots_as_the_teachers_section_says_are_the_same_answers(chosen,
     assert runs["answer target"] == json.loads((workdir / "runs.json").read_text())["answer target after 4 shots"]
 
 
-def test_fewer_shots_than_none_are_refused(judge):
-    c = config(judge)
+def test_fewer_shots_than_none_are_refused(models):
+    c = config(models)
     c.method.icl_confidence.shots = -2
     with pytest.raises(ValueError, match="method.icl_confidence.shots=-2: allowed are 0 or more, and -1 for teacher.shots"):
         method_row(c, "icl_confidence")
@@ -222,7 +230,7 @@ def test_fewer_shots_than_none_are_refused(judge):
 def test_the_teacher_is_asked_about_each_answer_of_its_own(chosen):
     workdir, one, _, _ = chosen
     answers = stored(workdir, "answer target").value["answers"]
-    lm = one.load(find_model(one, "pretrain:weak"), "float32")
+    lm = one.load(find_model(one, one.config.teacher.model), "float32")
     of = {q.id: q for q in one.task.questions("target")}
     asking = Asking(lm.tokenizer, style="letter", chat=False, context=lm.config.max_position)
     shape = Shape(row_length=48, batch_rows=4, max_segments=1)
@@ -245,12 +253,10 @@ def test_a_row_without_an_answer_is_not_asked_about_and_has_0(written):
     assert (stored(workdir, "p_true target").value[finals != ""] > 0).all() and (finals == "").any() and (finals != "").any()
 
 
-def test_a_teacher_that_does_not_know_the_letters_is_refused_with_a_way_out(judge, tmp_path):
-    c = config(judge, ("p_true",))
-    c.tasks.more_words = ()
-    with pytest.raises(
-        ValueError, match=r"asks the teacher about its own answers, and 'weak' could not be asked: .*' A' has no"
-    ):
+def test_a_teacher_that_does_not_know_the_letters_is_refused_with_a_way_out(models, tmp_path):
+    c = config(models, ("p_true",))
+    c.teacher.model = str(model(tmp_path / "mute", 0, more_words=()))
+    with pytest.raises(ValueError, match=r"about its own answers, and 'mute' could not be asked: .*' A' has no tokens"):
         run(tmp_path, c)
 
 
@@ -314,17 +320,15 @@ def test_members_vote_once_each_and_greedily(written, chosen):
 
 
 class Empty(Store):
-    """A store that refuses to compute anything but the models of the run."""
+    """A store that refuses to compute anything."""
 
     def stage(self, name, fn, /, *, label, **inputs):
-        assert name == "pretrain", f"{label} came before the refusal"
-        return super().stage(name, fn, label=label, **inputs)
+        raise AssertionError(f"{label} came before the refusal")
 
 
 def refused(workdir, c):
     one = Run(c, 0, Empty(workdir, log=lambda line: None), lambda *a: None)
-    models = [find_model(one, word) for word in (c.teacher.model, c.student.model)]
-    pipeline.link(one, *models)
+    pipeline.link(one, *(find_model(one, word) for word in (c.teacher.model, c.student.model)))
 
 
 @pytest.mark.parametrize(
@@ -335,9 +339,9 @@ def refused(workdir, c):
         ("self_consistency", "choice", "'sample_share': further samples, and options are chosen in one pass.*use entropy"),
     ],
 )
-def test_evidence_that_the_task_cannot_give_is_refused_first(method, interface, said, judge, chosen):
+def test_evidence_that_the_task_cannot_give_is_refused_first(method, interface, said, models, tmp_path):
     with pytest.raises(ValueError, match=said):
-        refused(chosen[0] / "store", config(judge, ("naive", method), interface))
+        refused(tmp_path, config(models, ("naive", method), interface))
 
 
 @pytest.mark.parametrize(
@@ -349,25 +353,21 @@ def test_evidence_that_the_task_cannot_give_is_refused_first(method, interface, 
         ("reward_model.model", "/nowhere", "method 'reward_model': .*'/nowhere' is no directory here"),
     ],
 )
-def test_a_model_that_is_not_there_is_refused_first(key, value, said, judge, chosen, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    c = config(judge, (key.split(".")[0],))
+def test_a_model_that_is_not_there_is_refused_first(key, value, said, models, tmp_path):
+    c = config(models, (key.split(".")[0],))
     c.update_from_flattened_dict({f"trust.{key}": value})
     with pytest.raises(ValueError, match=said):
-        refused(chosen[0] / "store", c)
+        refused(tmp_path, c)
 
 
 # ---- Reward models ---------------------------------------------------------------------------------------------------
 
 
-def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(judge, tmp_path):
-    words = word_level(LETTERS)
-    sizes = dataclasses.replace(tiny.CONFIG, vocab_size=words.vocab_size)
-    hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(0)), words), tmp_path)
+def test_a_language_model_is_no_classifier_and_a_classifier_no_language_model(models):
     with pytest.raises(ValueError, match=r"\['Qwen3ForCausalLM'\] is no sequence classifier.*kind='likelihood'"):
-        hf_io.check_classifier(tmp_path)
+        hf_io.check_classifier(models / "strong")
     with pytest.raises(ValueError, match="architectures = .'Qwen3ForSequenceClassification'. is not supported"):
-        hf_io.check(judge)
+        hf_io.check(models / "judge")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_a_judge_reads_question_and_answer_and_the_end_of_a_turn_under_a_chat_te
 def test_a_stored_trust_function_is_given_what_it_asks_for_on_a_new_pool_too(method, chosen):
     workdir, one, _, _ = chosen
     folder = stored(workdir, f"calibrate {method}").path / "trust"
-    answers, scores = pipeline.judge(one, find_model(one, "pretrain:weak"), folder, role="target")
+    answers, scores = pipeline.judge(one, find_model(one, one.config.teacher.model), folder, role="target")
     after = " after 4 shots" if method == "icl_confidence" else ""
     assert answers == stored(workdir, f"answer target{after}").value["answers"]
     np.testing.assert_array_equal(scores, stored(workdir, f"trust {method}").value)
@@ -479,4 +479,4 @@ def test_a_stored_trust_function_is_refused_where_the_new_pool_cannot_give_what_
     workdir, one, _, _ = chosen
     folder = stored(workdir, "calibrate entropy").path / "trust"
     with pytest.raises(ValueError, match="trust 'entropy' needs 'option_logp'.*'free'; use confidence or self_consistency"):
-        pipeline.judge(written[1], find_model(written[1], "pretrain:weak"), folder, role="target")
+        pipeline.judge(written[1], find_model(written[1], written[1].config.teacher.model), folder, role="target")

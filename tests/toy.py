@@ -15,16 +15,13 @@ NAMES = tuple("abcdefghij")
 class Toy:
     """`name x + y =` modulo five; the weak corpus knows no sums above four."""
 
-    def __init__(
-        self, seed: int, num_source: int, num_target: int, num_test: int, target_gold: str, interface: str, more_words: tuple
-    ):
+    def __init__(self, seed: int, num_source: int, num_target: int, num_test: int, target_gold: str, interface: str):
         rows = [(f"{n} {x} + {y} =", str((x + y) % 5)) for n, x, y in itertools.product(NAMES, range(5), range(5))]
         order = np.random.default_rng(0).permutation(len(rows))
         rows = [rows[i] for i in order]
         cuts = np.cumsum([0, num_test, num_source, num_target])
         self.rows = dict(zip(("test", "source", "target"), (rows[a:b] for a, b in itertools.pairwise(cuts)), strict=True))
         self.rest, self.target_gold, self.seed, self.interface = rows[cuts[-1] :], target_gold, seed, interface
-        self.more_words = more_words
 
     def questions(self, split):
         return tuple(Question(prompt, "toy", prompt, self.options) for prompt, _ in self.rows[split])
@@ -49,11 +46,11 @@ class Toy:
         return tuple(Question(p, "toy", p, self.options) for p, _ in rows), tuple(f for _, f in rows)
 
     def vocabulary(self):
-        return (*NAMES, "+", "=", *DIGITS, *self.more_words)
+        return (*NAMES, "+", "=", *DIGITS)
 
 
-def make(*, seed: int, num_source=60, num_target=60, num_test=40, target_gold="true", interface="choice", more_words=()) -> Toy:
-    return Toy(seed, num_source, num_target, num_test, target_gold, interface, more_words)
+def make(*, seed: int, num_source=60, num_target=60, num_test=40, target_gold="true", interface="choice") -> Toy:
+    return Toy(seed, num_source, num_target, num_test, target_gold, interface)
 
 
 def get_config(arg=None):

@@ -1,6 +1,6 @@
 """One link: one teacher, one student, every method. The story of the project, stage by stage, and its gold door.
 
-    ask -> answer -> observe -> calibrate -> trust -> select -> teach -> score -> recover -> audit
+    ask -> answer -> observe -> gather -> calibrate -> trust -> select -> teach -> score -> recover -> audit
 
 This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed), `gathering` (what else
 trust functions ask for) and `run` (what all stages share), which read the config as it does; what they call takes plain keyword
