@@ -112,7 +112,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     from experiments.writer import Writer
     from w2s_jax import chain, pipeline, processes, recovery, report
     from w2s_jax.run import Run, find_model
-    from w2s_jax.settings import check
+    from w2s_jax.settings import check, refuse_rows
 
     began, compiled = time.monotonic(), count_compilations()
     artefacts = open_store(store, workdir)
@@ -122,12 +122,12 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials: list[recovery.Trial] = []
     chains: list[chain.Chain] = []
-    check(config)
+    rows_of_config = check(config)
     if config.chain.models:
         chain.refuse(config)
     for seed in config.seeds:
         one = Run(config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else "")
-        one.task  # noqa: B018  a bad row is said before a model is fetched
+        refuse_rows(rows_of_config, one.task.interface)  # this, or a bad row of the task, is said before a model is fetched
         if config.chain.models:
             chains.append(chain.run_chain(one))
             trials += chains[-1].trials

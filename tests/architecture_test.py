@@ -29,12 +29,13 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("drawing",),
     ("slots",),
     ("choosing", "sampling", "features", "recovery"),  # L3
-    ("trust", "selection", "certificate", "answering"),  # L4
+    ("trust", "selection", "certificate", "answering", "judgement"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("settings",),
     ("run",),
     ("looking",),
+    ("gathering",),
     ("pipeline",),  # L7
     ("chain", "planning"),  # L8
     ("analysis", "theory"),  # L9

@@ -5,6 +5,7 @@ Students and ceilings are asked in the same way when they are scored.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,19 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A teacher's answers to a role and its hidden states at them; the stages after it read both as `Evidence`."""
+    """A teacher's answers to a role and its hidden states at them; the stages after it read both as `Evidence`.
+
+    Attributes:
+        answered, observed: the answers, and the hidden states.
+        questions, shown: what was asked after which demonstrations, for whoever asks more about it.
+        role: what labels call it.
+    """
 
     answered: Stored
     observed: Stored
+    questions: tuple[Question, ...] = ()
+    shown: Demonstrations = ()
+    role: str = ""
 
     @property
     def answers(self) -> Answers:
@@ -51,13 +61,14 @@ def ask(task: Task, role: str) -> tuple[Question, ...]:
     return questions
 
 
-def shown_to(run: Run, who: str, source: Sequence[Question], gold: Gold | None) -> Demonstrations:
-    """The demonstrations that the teacher or the student is shown, from the labelled source."""
+def shown_to(run: Run, who: str, source: Sequence[Question], gold: Gold | None, shots: int | None = None) -> Demonstrations:
+    """The demonstrations that the teacher or the student is shown, from the labelled source: its section's, or `shots`."""
     if gold is None:
         raise ValueError(
             "the source has no answers: a trust function is calibrated on labelled questions; change tasks.source in the config"
         )
-    return demonstrate(source, gold.answers(), shots=run.config[who].shots, key=run.key("demonstrations"))
+    shots = run.config[who].shots if shots is None else shots
+    return demonstrate(source, gold.answers(), shots=shots, key=run.key("demonstrations"))
 
 
 def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonstrations, role: str) -> Looked:
@@ -88,24 +99,36 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )
-    return Looked(answered, observed)
+    return Looked(answered, observed, tuple(questions), shown, role)
 
 
 def answer(
-    run: Run, model: Model, questions: Sequence[Question], who: str, shown: Demonstrations, label: str, *, once: bool = False
+    run: Run,
+    model: Model,
+    questions: Sequence[Question],
+    who: str,
+    shown: Demonstrations,
+    label: str,
+    *,
+    once: bool = False,
+    further: Mapping[str, Any] | None = None,
 ) -> Stored:
     """A model's answers; `who` is the config section that says how it is asked, "teacher" or "student".
 
     `once`: one greedy answer to each question, whatever the section says; for scoring. Otherwise a teacher whose `label` says
     so gives one answer to a question, the majority of its samples.
+
+    `further`: free answers beside those that the section gives, drawn with a key of their own; they are written as the section
+    says, but for what stands here.
     """
     section = run.config[who]
     asking = {"style": section.style, "chat": section.chat}
     if run.task.interface == "choice":
         how = {"normalise": section.normalise}
     else:
-        how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else {}))
-    vote = run.task.interface == "free" and not once and section.get("label") == "majority"
+        how = writing_of(section, **({"num_samples": 1, "temperature": 0.0} if once else further or {}))
+    vote = run.task.interface == "free" and not once and not further and section.get("label") == "majority"
+    purpose = "further samples" if further else "sampling"
 
     def fn(work, **inputs):
         lm = run.load(model, section.param_dtype)
@@ -125,7 +148,7 @@ def answer(
             num_slots=how["num_slots"],
             row_length=section.shape.row_length,
             compute=compute_of(run.mesh, section, dtype=how["decode_dtype"]),
-            key=run.key("sampling"),
+            key=run.key(purpose),
             partial=work.partial,
             label=label,
         )
@@ -140,7 +163,7 @@ def answer(
         questions=tuple(questions),
         shown=shown,
         asking=asking,
-        how={**how, "vote": vote},
+        how={**how, "vote": vote, **({"purpose": purpose} if further else {})},
         seed=run.seed if how.get("drawing", {}).get("temperature") else 0,
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),

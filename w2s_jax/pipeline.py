@@ -1,9 +1,10 @@
 """One link: one teacher, one student, every method. The story of the project, stage by stage, and its gold door.
 
-    ask -> answer -> observe -> calibrate -> trust -> select -> teach -> score -> recover -> audit
+    ask -> answer -> observe -> gather -> calibrate -> trust -> select -> teach -> score -> recover -> audit
 
-This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed) and `run` (what all stages
-share), which read the config as it does; what they call takes plain keyword arguments.
+This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed), `gathering` (what else
+trust functions ask for) and `run` (what all stages share), which read the config as it does; what they call takes plain keyword
+arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, the oracle, the
 same-purity control); the report marks them. Every stage goes through the store, so that methods share what they have in common.
 
@@ -23,17 +24,19 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import certificate, metrics, plugins, processes, recovery, scoring, selection
+from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, scoring, selection
 from w2s_jax.looking import Looked, answer, ask, look, shown_to
 from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
 from w2s_jax.run import ROLES, Model, Run
 from w2s_jax.settings import (
     Row,
+    asks_of,
     check,
     compute_of,
     computing_of,
     keywords_of,
+    refuse_missing_evidence,
     refuse_other_features,
     terms_of,
     training_of,
@@ -93,6 +96,7 @@ def link(
         ValueError: whatever a stage refuses, and roles that are not disjoint.
     """
     rows = check(run.config)
+    gathering.prepare(run, rows)
     if student.adapter and run.config.student.quantise:
         raise ValueError(
             f"{student.adapter} is an adapter, whose base cannot be quantised too: merge it with PEFT (merge_and_unload) and "
@@ -105,38 +109,48 @@ def link(
     teacher_shown = shown_to(run, "teacher", source, gold["source"])
     student_shown = shown_to(run, "student", source, gold["source"])
 
-    labelled = look(run, teacher, leave_out(source, teacher_shown), teacher_shown, "source")
-    unlabelled = look(run, teacher, target, teacher_shown, "target")
-    correct = gold["source"].grade(labelled.answers)
-    calibration = hold_back(run, labelled, correct, source, target) if any(row.holds_back for row in rows) else None
+    if gold["target"] is None:
+        rows = [row for row in rows if row.method not in marked]
+    different = dict.fromkeys(row.shots for row in rows)
+    labellings = {shots: label(run, teacher, source, target, gold["source"], shots) for shots in different}
+    parts = {
+        shots: hold_back(run, labellings[shots].labelled, labellings[shots].correct, source, target)
+        for shots in dict.fromkeys(row.shots for row in rows if row.holds_back)
+    }
 
     fitted: dict[str, Stored] = {}
     scores: dict[str, Stored] = {}
     certified: dict[str, Stored] = {}
     chosen: dict[str, Stored] = {}
     taught: dict[str, Stored] = {}
-    if gold["target"] is None:
-        rows = [row for row in rows if row.method not in marked]
     matched = [row for row in rows if row.matches]  # to the selection of another row, which is made before
     others = [row for row in rows if not row.matches]
+
+    def believed(row: Row, known: Mapping[str, Any]) -> None:
+        """Fits a row's trust function and scores the target with it; `known` is evidence that is there already."""
+        seen = labellings[row.shots]
+        given = gather(row, seen.unlabelled, gold["target"] if row.method in marked else None, scores, known)
+        given |= gathering.gather(run, teacher, seen.unlabelled, row.asks) | known
+        part = parts.get(row.shots) if row.holds_back else None
+        fitted[row.method] = calibrate(run, row, seen.labelled, seen.correct, teacher, part)
+        scores[row.method] = trust(run, row, fitted[row.method], seen.unlabelled, given)
+
+    def selected(row: Row, num_taught: int | None) -> Stored:
+        answers = labellings[row.shots].unlabelled.answers
+        return select(run, row, scores[row.method], target, answers, num_taught, certified.get(row.method))
+
     for row in others:
-        given = gather(row, unlabelled, gold["target"] if row.method in marked else None, scores)
-        fitted[row.method] = calibrate(run, row, labelled, correct, teacher, calibration)
-        scores[row.method] = trust(run, row, fitted[row.method], unlabelled, given)
-        if calibration and row.leads:
-            certified[row.method] = certify(run, row, fitted[row.method], labelled, calibration, scores[row.method], unlabelled)
+        believed(row, {})
+        if row.holds_back and row.leads:
+            certified[row.method] = certify(
+                run, row, teacher, fitted[row.method], labellings[row.shots], parts[row.shots], scores[row.method]
+            )
     for row in sorted(others, key=lambda row: not row.leads):
         num_taught = next((len(chosen[one.method].value.row) for one in others if one.leads and one.method in chosen), None)
-        chosen[row.method] = select(
-            run, row, scores[row.method], target, unlabelled.answers, num_taught, certified.get(row.method)
-        )
+        chosen[row.method] = selected(row, num_taught)
     for row in matched:
-        given = match(row, target, unlabelled, chosen)
-        given |= gather(row, unlabelled, gold["target"] if row.method in marked else None, scores, known=given)
-        fitted[row.method] = calibrate(run, row, labelled, correct, teacher, calibration)
-        scores[row.method] = trust(run, row, fitted[row.method], unlabelled, given)
-        num_taught = len(chosen[row.matches].value.row)
-        chosen[row.method] = select(run, row, scores[row.method], target, unlabelled.answers, num_taught)
+        believed(row, match(row, target, labellings[row.shots].unlabelled, chosen))
+        chosen[row.method] = selected(row, len(chosen[row.matches].value.row))
     for row in rows:
         lesson = compose(chosen[row.method].value, target, gold["target"] if row.labels == "gold" else None)
         taught[row.method] = teach(run, row.method, student, lesson, student_shown)
@@ -157,7 +171,14 @@ def link(
         n_selected={m: len(selected.value.row) for m, selected in chosen.items()},
         audits={
             row.method: audit(
-                run, row, scores[row.method], chosen[row.method], taught[row.method], unlabelled, target, gold["target"]
+                run,
+                row,
+                scores[row.method],
+                chosen[row.method],
+                taught[row.method],
+                labellings[row.shots].unlabelled,
+                target,
+                gold["target"],
             )
             for row in rows
         },
@@ -201,7 +222,33 @@ def believe(
     run: Run, row: Row, teacher: Model, fitted: Stored, looked: Looked, scores: Mapping[str, Stored] | None = None
 ) -> Stored:
     """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
-    return trust(run, row, fitted, looked, gather(row, looked, None, scores or {}))
+    given = gather(row, looked, None, scores or {}) | gathering.gather(run, teacher, looked, row.asks)
+    return trust(run, row, fitted, looked, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+    """What a row is fitted and judged on: source and target as the teacher labels them after some number of demonstrations.
+
+    Attributes:
+        labelled: the source without its demonstrations.
+        correct: bool[R], which of its labels are right.
+        unlabelled: the target.
+    """
+
+    labelled: Looked
+    correct: np.ndarray
+    unlabelled: Looked
+
+
+def label(
+    run: Run, teacher: Model, source: Sequence[Question], target: Sequence[Question], gold: Gold | None, shots: int | None
+) -> Labelling:
+    """The teacher labels both roles; `shots` None = as its section says."""
+    shown = shown_to(run, "teacher", source, gold, shots)
+    after = "" if shots is None else f" after {shots} shots"
+    labelled = look(run, teacher, leave_out(source, shown), shown, f"source{after}")
+    return Labelling(labelled, gold.grade(labelled.answers), look(run, teacher, target, shown, f"target{after}"))
 
 
 def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers, np.ndarray]:
@@ -218,17 +265,21 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
     """
     fitted, described = artefact.read(folder)
     refuse_other_features(described, run.config, folder)
+    asks = asks_of(fitted)
+    refuse_missing_evidence(f"trust {described['trust']!r}", fitted.needs, run.task.interface)
     shown: Demonstrations = ()
-    if run.config.teacher.shots:
-        shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"))
+    if shots := described["about"].get("shots", run.config.teacher.shots):
+        shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"), shots)
     looked = look(run, teacher, leave_out(ask(run.task, role), shown), shown, role)
-    if missing := fitted.needs - set(looked.extra):
+    given = gathering.gather(run, teacher, looked, asks)
+    if missing := fitted.needs - set(looked.extra) - set(given):
         raise ValueError(
             f"trust {described['trust']!r} needs {', '.join(sorted(missing))}, which scoring a new pool cannot give; "
             "choose another trust function"
         )
     note_other_teacher(run, described, teacher)
-    return looked.answers, checked_scores(fitted.score(looked.evidence()), len(looked.answers), described["trust"])
+    evidence = looked.evidence(opened(given))
+    return looked.answers, checked_scores(fitted.score(evidence), len(looked.answers), described["trust"])
 
 
 def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -> None:
@@ -245,7 +296,7 @@ def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -
 def gather(
     row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str, Stored], known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a row's trust function asks for beyond the teacher's own evidence: other rows' scores, or (the oracle) gold.
+    """What a row's trust function asks for on the target alone: other rows' scores, or (the oracle) gold.
 
     Args:
         row, unlabelled, gold, scores: of the row, the target, its gold (for rows that may see it), the rows before it.
@@ -255,19 +306,24 @@ def gather(
         ValueError: it asks for something that this run cannot give.
     """
     found: dict[str, Any] = {}
-    for name in sorted(row.needs - set(unlabelled.extra) - set(known or {})):
+    for name in sorted(row.needs - set(unlabelled.extra) - set(gathering.PROVIDERS) - set(known or {})):
         kind, _, method = name.partition("/")
         if name == "correct" and gold is not None:
             found[name] = gold.grade(unlabelled.answers)
         elif kind == "score" and method in scores:
             found[name] = scores[method]
         else:
-            there = [*sorted(unlabelled.extra), *(f"score/{m}" for m in scores)]
+            there = [*sorted({*unlabelled.extra, *gathering.PROVIDERS}), *(f"score/{m}" for m in scores)]
             raise ValueError(
                 f"method {row.method!r}: trust {row.trust!r} needs {name!r}, but there is only {', '.join(there)} (scores of "
                 "the methods before it); reorder or change methods in the config"
             )
     return found
+
+
+def opened(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of gathered evidence."""
+    return {name: value.value if isinstance(value, Stored) else value for name, value in given.items()}
 
 
 def match(row: Row, questions: Sequence[Question], unlabelled: Looked, chosen: Mapping[str, Stored]) -> dict[str, np.ndarray]:
@@ -317,13 +373,13 @@ def calibrate(
     """A fitted trust function, as a folder `trust`; it outlives its run. A row that holds back has not seen `calibration`."""
     observing, asking = run.config.observe, run.config.teacher
     about = {"teacher": teacher.name, "teacher_key": teacher.key, "domain": run.config.domain, "style": asking.style}
-    about |= {"layers": list(observing.layers), "token": observing.token}
+    about |= {"layers": list(observing.layers), "token": observing.token, "shots": len(labelled.shown)}
     part = {"held": calibration.held} if calibration and row.holds_back else {}
     if row.flipped:
         correct, about = ~correct, {**about, "flipped": True}
 
     def fit(work, **inputs):
-        evidence, right = labelled.evidence(), correct
+        evidence, right = labelled.evidence(opened(given)), correct
         if part:
             fitting = np.flatnonzero(~part["held"])
             evidence, right = evidence[fitting], right[fitting]
@@ -340,6 +396,7 @@ def calibrate(
         note_other_teacher(run, artefact.describe(row.reused), teacher)
         reused = Ref(None, run.store.content_key(row.reused))
         return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
+    given = gathering.gather(run, teacher, labelled, row.asks)
     return run.stage(
         "calibrate",
         fit,
@@ -351,6 +408,7 @@ def calibrate(
         about=about,
         answered=labelled.answered,
         observed=labelled.observed,
+        given=given,
         correct=correct,
         seed=run.seed,
         **part,
@@ -362,8 +420,7 @@ def trust(run: Run, row: Row, fitted: Stored, unlabelled: Looked, given: Mapping
 
     def fn(work, **inputs):
         function, _ = artefact.read(fitted.path / "trust")
-        values = {name: value.value if isinstance(value, Stored) else value for name, value in given.items()}
-        return checked_scores(function.score(unlabelled.evidence(values)), len(unlabelled.answers), row.trust)
+        return checked_scores(function.score(unlabelled.evidence(opened(given))), len(unlabelled.answers), row.trust)
 
     return run.stage(
         "trust",
@@ -389,7 +446,7 @@ def checked_scores(score: np.ndarray, num_rows: int, word: str) -> np.ndarray:
 
 
 def certify(
-    run: Run, row: Row, fitted: Stored, labelled: Looked, calibration: Calibration, scores: Stored, unlabelled: Looked
+    run: Run, row: Row, teacher: Model, fitted: Stored, seen: Labelling, calibration: Calibration, scores: Stored
 ) -> Stored:
     """How pure what the thresholds of a fitted trust function keep is at least, from the source rows that were held back.
 
@@ -397,7 +454,9 @@ def certify(
         ValueError: the trust function asks for something that there is of the target alone.
     """
     terms, rows = terms_of(run.config.select), np.flatnonzero(calibration.held)
-    if missing := row.needs - set(labelled.extra):
+    labelled, unlabelled = seen.labelled, seen.unlabelled
+    given = gathering.gather(run, teacher, labelled, row.asks)
+    if missing := row.needs - set(labelled.extra) - set(given):
         raise ValueError(
             f"method {row.method!r}: trust {row.trust!r} needs {', '.join(sorted(missing))}, which there is of the target "
             "alone, so nothing can be certified on the source; choose another trust.name or select.rule in the config"
@@ -405,7 +464,7 @@ def certify(
 
     def fn(work, **inputs):
         function, _ = artefact.read(fitted.path / "trust")
-        part = labelled.evidence()[rows]
+        part = labelled.evidence(opened(given))[rows]
         score = checked_scores(function.score(part), len(rows), row.trust)
         best, kept = selection.best_rows(score, part.answers), selection.best_rows(scores.value, unlabelled.answers)
         right = calibration.correct[rows][best]
@@ -419,6 +478,7 @@ def certify(
         fitted=fitted,
         answered=labelled.answered,
         observed=labelled.observed,
+        given=given,
         held=calibration.held,
         correct=calibration.correct,
         scores=scores,

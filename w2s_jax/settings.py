@@ -4,7 +4,7 @@ Of all files below the experiments this one and `pipeline` alone know the config
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
 from w2s_jax.student import OnPolicy, online, trainer
 from w2s_jax.tasks import prompts
-from w2s_jax.trust import artefact
+from w2s_jax.trust import Trust, artefact
 
 VERSION = "1"
 LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
@@ -35,6 +35,7 @@ class Row:
         leads: whether the select section is for this row: the others then take as many labels as it does.
         flipped: fit it on the source's labels turned round, right for wrong: a control whose order should be the reverse.
         holds_back: whether it is fitted without the source questions that a certificate is made on.
+        shots: demonstrations that the teacher is shown when it labels for this row; None = as its section says.
     """
 
     method: str
@@ -46,10 +47,56 @@ class Row:
     leads: bool
     flipped: bool = False
     holds_back: bool = False
+    shots: int | None = None
 
     @property
     def needs(self) -> frozenset[str]:
-        return plugins.make("trust", self.trust, **self.args).needs
+        return frozenset(self.asks)
+
+    @property
+    def asks(self) -> dict[str, dict[str, Any]]:
+        return asks_of(plugins.make("trust", self.trust, **self.args))
+
+
+def asks_of(trust: Trust) -> dict[str, dict[str, Any]]:
+    """The evidence that a trust function needs, each with the keywords of its provider."""
+    asks = getattr(trust, "asks", {})
+    return {name: dict(asks.get(name, {})) for name in sorted(trust.needs)}
+
+
+CHOICE_ONLY = {
+    "option_logp": ("the probability of each option, and free answers have no options", "confidence or self_consistency"),
+}
+FREE_ONLY = {
+    "sample_share": ("further samples, and options are chosen in one pass that knows their probabilities", "entropy or margin"),
+    "vote_share": ("votes among samples, and options are chosen in one pass", "entropy or margin"),
+}
+"""Evidence that tasks of one interface alone can give: (what it is and why the other cannot, what to use there instead)."""
+
+
+def refuse_rows(rows: Sequence[Row], interface: str) -> None:
+    """Makes sure, before anything is computed, that a task can give what the rows' trust functions need.
+
+    Raises:
+        ValueError: see `refuse_missing_evidence`.
+    """
+    for row in rows:
+        refuse_missing_evidence(f"method {row.method!r}: trust {row.trust!r}", row.needs, interface)
+
+
+def refuse_missing_evidence(who: str, needs: Iterable[str], interface: str) -> None:
+    """Makes sure that a task can give what a trust function needs.
+
+    Raises:
+        ValueError: it needs what tasks of this interface have not.
+    """
+    missing = FREE_ONLY if interface == "choice" else CHOICE_ONLY
+    for name in sorted(set(needs) & set(missing)):
+        why, instead = missing[name]
+        raise ValueError(
+            f"{who} needs {name!r}: {why}. This task's interface is {interface!r}; use {instead} instead, or take the method "
+            "out of methods in the config"
+        )
 
     @property
     def matches(self) -> str:
@@ -150,6 +197,10 @@ def method_row(config: ConfigDict, method: str) -> Row:
     section = config.method[method]
     if section.labels not in ("weak", "gold"):
         raise ValueError(f"method.{method}.labels={section.labels!r}: allowed are 'weak' and 'gold'; change it in the config")
+    if section.shots < -1:
+        raise ValueError(
+            f"method.{method}.shots={section.shots}: allowed are 0 or more, and -1 for teacher.shots; change it in the config"
+        )
     word = section.trust or config.trust.name
     args = {**keywords_of(config.trust, word), **section.args.to_dict()}
     reused = "" if section.trust else config.trust.from_
@@ -162,7 +213,10 @@ def method_row(config: ConfigDict, method: str) -> Row:
         described = artefact.describe(reused)
         word, args = described["trust"], described["args"]
         refuse_other_features(described, config, reused)
-    plugins.make("trust", word, **args)
+    try:
+        plugins.make("trust", word, **args)
+    except ValueError as error:
+        raise ValueError(f"method {method!r}: {error}") from None
     return Row(
         method,
         word,
@@ -173,6 +227,7 @@ def method_row(config: ConfigDict, method: str) -> Row:
         leads=not section.trust and section.labels == "weak" and not section.flipped,
         flipped=section.flipped,
         holds_back=not section.trust and config.select.rule == "certified",
+        shots=None if section.shots < 0 else section.shots,
     )
 
 

@@ -13,6 +13,7 @@ from w2s_jax import plugins
 
 CONTROLS = ("shuffled", "flipped", "same_purity", "difficulty_matched")
 """Rows that a trust function must beat, beside `naive`: the configs of the paper's experiments run them all."""
+TRUST = ("entropy", "margin", "self_assessment", "self_consistency", "committee", "reward_model", "knn", "logistic")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -44,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.trust = ConfigDict()
     c.trust.name = "neural"
     c.trust.from_ = ""  # folder of a fitted trust function to use again, instead of fitting one
-    for word in ("neural", "confidence", "controls"):
+    for word in ("neural", "confidence", "controls", *TRUST):
         c.trust[word] = ConfigDict(keywords("trust", word))
 
     # 6 select
@@ -85,6 +86,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.gold_all = row("controls", kind="constant", everything=True, labels="gold")
     c.method.gold_on_ntf = row("", labels="gold")
     c.method.oracle = row("controls", kind="oracle")
+    c.method.entropy = row("entropy")
+    c.method.margin = row("margin")
+    c.method.icl_confidence = row("confidence", shots=4)
+    c.method.p_true = row("self_assessment", ask="p_true")
+    c.method.verbalised = row("self_assessment", ask="verbalised")
+    c.method.self_consistency = row("self_consistency")
+    c.method.committee = row("committee")
+    c.method.reward_model = row("reward_model")
+    c.method.knn = row("knn")
+    c.method.logistic = row("logistic")
 
     # 9 recover
     c.recover = ConfigDict()
@@ -176,7 +187,9 @@ def pretraining(corpus: str) -> ConfigDict:
     return c
 
 
-def row(trust: str, *, labels: str = "weak", everything: bool = False, flipped: bool = False, **args) -> ConfigDict:
+def row(
+    trust: str, *, labels: str = "weak", everything: bool = False, flipped: bool = False, shots: int = -1, **args
+) -> ConfigDict:
     """A row of the table.
 
     Args:
@@ -184,9 +197,11 @@ def row(trust: str, *, labels: str = "weak", everything: bool = False, flipped: 
         labels: whose answers are taught, "weak" or "gold".
         everything: teach all answered questions, whatever `select` says.
         flipped: fit the trust function on the source's labels turned round, right for wrong.
+        shots: demonstrations that the teacher is shown when it labels for this row; -1 = `teacher.shots`.
         **args: keywords of the trust function, over those of its section.
     """
-    return ConfigDict({"trust": trust, "labels": labels, "everything": everything, "flipped": flipped, "args": args})
+    how = {"labels": labels, "everything": everything, "flipped": flipped, "shots": shots}
+    return ConfigDict({"trust": trust, **how, "args": args})
 
 
 def choose(what: str, word: str, known: dict):

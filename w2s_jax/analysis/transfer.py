@@ -94,7 +94,8 @@ class Half:
 def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -> tuple[Cell, ...]:
     """Fits and judges every pair with every trust function of the config's methods.
 
-    Methods that teach gold labels, or need the target's, have no place here.
+    Methods that teach gold labels, need the target's, are matched to a selection, or label after demonstrations of their own
+    have no place here.
 
     Args:
         datasets: two or more.
@@ -117,7 +118,7 @@ def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -
                 f"teacher.shots={one.run.config.teacher.shots}: demonstrations would come from one set of the matrix, and each "
                 "is asked once for all pairs; set teacher.shots=0"
             )
-    rows = [row for row in check(datasets[0].run.config) if row.labels == "weak"]
+    rows = [row for row in check(datasets[0].run.config) if row.labels == "weak" and not row.matches and row.shots is None]
     rows = [row for row in rows if row.method not in uses_target_gold(rows)]
     fitting, judging = {}, {}
     for one in datasets:

@@ -23,6 +23,8 @@ from w2s_jax.models.tokenizer import Tokenizer
 from w2s_jax.types import LM
 
 VERSION = "2"
+CLASSIFIER = "ForSequenceClassification"
+HEAD = "score.weight"
 
 
 def load(
@@ -49,16 +51,79 @@ def load(
     """
     path = pathlib.Path(path)
     config = check(path)
-    tokenizer = Tokenizer.load(path)
-    try:
-        tokenizer = tokenizer.limited(config.vocab_size)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    tokenizer = read_tokenizer(path, config)
     found, foreign = text_tensors(path, config)
     if foreign:
         logging.warning("%s: read as a text model; %d other tensors, such as %s, are left out", path, len(foreign), foreign[0])
     params = read_params(config, found, mesh, dtype, quantise)
     return LM(config, params, tokenizer, files.content_key(path) if key is None else key)
+
+
+def load_classifier(
+    path: str | pathlib.Path, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = None, key: str | None = None
+) -> tuple[LM, np.ndarray]:
+    """Loads a sequence classifier, as transformers' `...ForSequenceClassification` writes it.
+
+    Args:
+        path, mesh, dtype, key: as in `load`.
+
+    Returns:
+        Its decoder, and its head f32[num_labels, D], which reads the hidden state of a text's last token after the final norm.
+        The decoder's own logits mean nothing: a classifier has no output map.
+
+    Raises:
+        ValueError: see `check_classifier` and `load`.
+    """
+    path = pathlib.Path(path)
+    config, found, head = check_classifier(path)
+    tokenizer = read_tokenizer(path, config)
+    params = read_params(config, found, mesh, dtype)
+    lm = LM(config, params, tokenizer, files.content_key(path) if key is None else key)
+    return lm, np.array(head.view()).astype(np.float32)
+
+
+def check_classifier(path: str | pathlib.Path) -> tuple[DecoderConfig, dict[str, checkpoint.Tensor], checkpoint.Tensor]:
+    """Judges the directory of a sequence classifier; no tensor is read.
+
+    Returns:
+        Its decoder's config, where the decoder's tensors are, and where the head is.
+
+    Raises:
+        ValueError: it is no classifier, one of another number of labels than 1 or 2, or of a decoder that is not read.
+    """
+    path = pathlib.Path(path)
+    hf = read_object_of(path)
+    kind = hf.get("architectures")
+    if not isinstance(kind, list) or len(kind) != 1 or not str(kind[0]).endswith(CLASSIFIER):
+        raise ValueError(
+            f"{path / 'config.json'}: architectures = {kind!r} is no sequence classifier; allowed is one of ...{CLASSIFIER} "
+            "(a language model without such a head can judge by likelihood: trust.reward_model.kind='likelihood')"
+        )
+    # The rest of the file is that of the family's language model; without an output map, which is what tied ones store.
+    plain = {name: value for name, value in hf.items() if name not in ("architectures", "num_labels")}
+    config = decoder_config(path, plain | {"tie_word_embeddings": True})
+    found, _ = text_tensors(path, config)
+    head = found.pop(HEAD, None)
+    if head is None or len(head.shape) != 2 or head.shape[0] not in (1, 2) or head.shape[1] != config.width:
+        shape = "is not there" if head is None else f"has shape {head.shape}"
+        raise ValueError(
+            f"{path}: {HEAD} {shape}; allowed is (1, {config.width}), a reward, or (2, {config.width}), wrong and right"
+        )
+    if head.dtype not in checkpoint.DTYPES:
+        raise ValueError(f"{path}: {HEAD} is stored as {head.dtype}; allowed are {', '.join(checkpoint.DTYPES)}")
+    named = hf.get("id2label")
+    if isinstance(named, dict) and len(named) != head.shape[0]:
+        raise ValueError(f"{path}: config.json has id2label = {named!r}, but {HEAD} has shape {head.shape}; fetch them again")
+    checkpoint.check(found, {hf: shape for _, _, hf, shape in entries(config)}, path)
+    return config, found, head
+
+
+def read_tokenizer(path: pathlib.Path, config: DecoderConfig) -> Tokenizer:
+    """Reads the tokenizer of a directory for a model of that config."""
+    try:
+        return Tokenizer.load(path).limited(config.vocab_size)
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def check(path: str | pathlib.Path) -> DecoderConfig:
@@ -103,14 +168,23 @@ def read_config(path: str | pathlib.Path) -> DecoderConfig:
     Raises:
         ValueError: it is missing, no JSON object, of an unknown family, or asks for what is not supported.
     """
+    return decoder_config(path, read_object_of(path))
+
+
+def read_object_of(path: str | pathlib.Path) -> dict[str, Any]:
+    """The fields of a directory's `config.json`."""
     file = pathlib.Path(path) / "config.json"
     if not file.exists():
         raise ValueError(f"{file} does not exist; a model is a directory with config.json, *.safetensors and tokenizer.json")
-    hf = checkpoint.read_object(file)
+    return checkpoint.read_object(file)
+
+
+def decoder_config(path: str | pathlib.Path, hf: Mapping[str, Any]) -> DecoderConfig:
+    """The config that the fields of a directory's `config.json` describe."""
     try:
         return family(hf.get("model_type")).decoder_config(hf)
     except ValueError as error:
-        raise ValueError(f"{file.parent}: {error}") from None
+        raise ValueError(f"{pathlib.Path(path)}: {error}") from None
 
 
 def harmless(name: str, config: DecoderConfig) -> bool:

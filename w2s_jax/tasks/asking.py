@@ -72,6 +72,18 @@ class Asking:
         self._refuse_long(question, len(prompt) + len(completion) + len(stop))
         return prompt, completion + stop
 
+    def reply(self, question: Question, text: str) -> tuple[list[int], list[int]]:
+        """(prompt tokens, tokens of a text given as the answer), for a judge to read; to a choice, `text` is an option.
+
+        Under a chat template the stop token closes the turn; without one, nothing is added.
+        """
+        ask = self._render(question)
+        written = prompts.completion(ask, question, text) if question.options else ask.lead + text
+        prompt, completion = self._encode(ask), self.tokenizer.encode(written, bos=False)
+        stop = list(self.tokenizer.stop_ids[:1]) if self.chat else []
+        self._refuse_long(question, len(prompt) + len(completion) + len(stop))
+        return prompt, completion + stop
+
     def _refuse_long(self, question: Question, length: int) -> None:
         if length > self.context:
             raise ValueError(

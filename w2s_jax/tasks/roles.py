@@ -62,7 +62,7 @@ def demonstrate(source: Sequence[Question], answers: Answers, *, shots: int, key
     if not 0 <= shots < len(source):
         raise ValueError(
             f"shots={shots}: the source has {len(source)} questions, allowed is 0..{len(source) - 1}; "
-            "change teacher.shots or student.shots in the config"
+            "change teacher.shots, student.shots or a method's shots in the config"
         )
     text = dict(zip(answers.question_id, answers.text, strict=True))
     chosen = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(len(source))[:shots]

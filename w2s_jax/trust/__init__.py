@@ -5,7 +5,7 @@ One file for each; the config word is the file's name, or the dotted path of a f
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, Self
 
 import jax
 import numpy as np
@@ -17,7 +17,10 @@ class Trust(Protocol):
     """What a trust function is. Immutable: `fit` and `restore` return a new one.
 
     Attributes:
-        needs: the names of `Evidence.extra` that the pipeline must compute beside the answers and the hidden states.
+        needs: the names of `Evidence.extra` that must be there beside the answers and the hidden states.
+
+    A function whose evidence is computed in one way or another also has `asks`, a mapping from names in `needs` to the keywords
+    of their provider in `gathering.py`, such as `{"sample_share": {"num_samples": 8, "temperature": 0.7}}`.
     """
 
     needs: frozenset[str]
@@ -33,3 +36,16 @@ class Trust(Protocol):
 
     def restore(self, state: Mapping[str, np.ndarray]) -> "Trust":
         """The fitted trust function again, from what `state` returned."""
+
+
+class Untaught:
+    """The half of a trust function that learns nothing."""
+
+    def fit(self, evidence: Evidence, correct: np.ndarray, key: jax.Array) -> Self:
+        return self
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> Self:
+        return self

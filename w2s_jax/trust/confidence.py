@@ -8,11 +8,10 @@ Deviations: 1. the paper does not say how a multi-token answer's probability is 
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import jax
 import numpy as np
 
+from w2s_jax.trust import Untaught
 from w2s_jax.types import Evidence
 
 VERSION = "1"
@@ -20,7 +19,7 @@ SPANS = {"final": "answer_logp", "completion": "completion_logp"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Confidence:
+class Confidence(Untaught):
     """See the module. `evidence_name` is the entry of `Evidence.extra` that holds the log-probability, nats."""
 
     evidence_name: str
@@ -29,17 +28,8 @@ class Confidence:
     def needs(self) -> frozenset[str]:
         return frozenset({self.evidence_name})
 
-    def fit(self, evidence: Evidence, correct: np.ndarray, key: jax.Array) -> "Confidence":
-        return self
-
     def score(self, evidence: Evidence) -> np.ndarray:
         return np.exp(np.minimum(evidence.extra[self.evidence_name], 0.0)).astype(np.float32)
-
-    def state(self) -> Mapping[str, np.ndarray]:
-        return {}
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> "Confidence":
-        return self
 
 
 def make(*, span: str = "final") -> Confidence:
