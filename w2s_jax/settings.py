@@ -57,6 +57,11 @@ class Row:
     def asks(self) -> dict[str, dict[str, Any]]:
         return asks_of(plugins.make("trust", self.trust, **self.args))
 
+    @property
+    def matches(self) -> str:
+        """The method whose selection this row's is matched to, or ""."""
+        return next((name.removeprefix("selected/") for name in self.needs if name.startswith("selected/")), "")
+
 
 def asks_of(trust: Trust) -> dict[str, dict[str, Any]]:
     """The evidence that a trust function needs, each with the keywords of its provider."""
@@ -97,11 +102,6 @@ def refuse_missing_evidence(who: str, needs: Iterable[str], interface: str) -> N
             f"{who} needs {name!r}: {why}. This task's interface is {interface!r}; use {instead} instead, or take the method "
             "out of methods in the config"
         )
-
-    @property
-    def matches(self) -> str:
-        """The method whose selection this row's is matched to, or ""."""
-        return next((name.removeprefix("selected/") for name in self.needs if name.startswith("selected/")), "")
 
 
 def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
