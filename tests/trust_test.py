@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from w2s_jax import metrics, plugins
-from w2s_jax.trust import artefact, confidence, neural
+from w2s_jax.trust import artefact, confidence, ensemble, heads, neural
 from w2s_jax.types import Answers, Evidence
 
 KEY = jax.random.key(0)
@@ -30,6 +30,8 @@ def world(rows=300, features=6, seed=0, share=0.6):
 
 ALL = {
     "neural": ("neural", SMALL),
+    "linear": ("neural", SMALL | {"head": "linear"}),
+    "ensemble": ("ensemble", SMALL | {"size": 3, "penalty": 0.5}),
     "confidence": ("confidence", {}),
     "random": ("controls", {"kind": "random"}),
     "constant": ("controls", {"kind": "constant"}),
@@ -137,11 +139,11 @@ def test_rows_that_fill_up_a_size_change_nothing():
     for rows in (60, 128):
         filled = []
         for chosen in part:
-            x = np.full((rows if chosen is part[0] else rows // 2, 6), 7.0, np.float32)  # what stands there must not matter
+            x = np.full((rows if chosen is part[0] else rows // 2, 1, 6), 7.0, np.float32)  # what stands there must not matter
             label, mask = np.ones((2, len(x)), np.float32)
-            x[: chosen.sum()], label[: chosen.sum()], mask[chosen.sum() :] = evidence.x[chosen, 0], correct[chosen], 0
+            x[: chosen.sum()], label[: chosen.sum()], mask[chosen.sum() :] = evidence.x[chosen], correct[chosen], 0
             filled += [x, label, mask]
-        static = dict(head=neural.Head(16, 2, 2), epochs=12, batch_rows=32)
+        static = dict(head=heads.Mlp(16, 2, 2), epochs=12, batch_rows=32)
         states.append(neural.train(*filled, hyper, KEY, **static))
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
@@ -149,9 +151,9 @@ def test_rows_that_fill_up_a_size_change_nothing():
 
 def test_fitting_to_more_rows_of_the_same_power_of_two_compiles_nothing_new():
     neural.make(**SMALL).fit(*world(rows=170), KEY)  # 136 to fit, 34 held back
-    before = neural.train._cache_size()
+    before = neural.train_heads._cache_size()
     neural.make(**SMALL).fit(*world(rows=300), KEY)
-    assert neural.train._cache_size() == before
+    assert neural.train_heads._cache_size() == before
 
 
 def test_a_source_smaller_than_a_batch_is_fitted():
@@ -240,7 +242,7 @@ def by_hand(params, x, scales):
 @pytest.fixture(scope="module")
 def deep():
     """A head of three blocks with random parameters (scales too), and its input."""
-    head, x = neural.Head(width=8, blocks=3, expansion=2), np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    head, x = heads.Mlp(width=8, blocks=3, expansion=2), np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
     params = head.init(KEY, x)["params"]
     params = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape).astype(np.float32), params)
     return head, params, x
@@ -266,27 +268,29 @@ def test_dropout_drops_units_and_keeps_their_mean(deep):
     same = np.repeat(x[:1], 400, 0)
     found = np.asarray(head.apply({"params": params}, same, 0.5, 0.0, KEY))
     assert len(set(found.tolist())) > 390
-    dropped = np.asarray(neural._drop(jnp.ones((200, 50)), 0.2, KEY, (200, 50)))
+    dropped = np.asarray(heads._drop(jnp.ones((200, 50)), 0.2, KEY, (200, 50)))
     assert set(np.unique(dropped)) == {0, np.float32(1.25)} and abs(dropped.mean() - 1) < 0.02
 
 
 # its training
 
-SMOOTH = dict(lr=3e-3, weight_decay=0.0, dropout=0.0, drop_path=0.0, class_weight=1.0)
-PLAIN = neural.Head(width=8, blocks=2, expansion=2)
+SMOOTH = dict(lr=3e-3, weight_decay=0.0, dropout=0.0, drop_path=0.0, class_weight=1.0, label_noise=0.0)
+PLAIN = heads.Mlp(width=8, blocks=2, expansion=2)
 
 
-def train(x, correct, x_val, correct_val, mask=None, epochs=30, batch_rows=1000, **hyper):
+def train(x, correct, x_val, correct_val, mask=None, epochs=30, batch_rows=1000, num_rows=None, **hyper):
     """`neural.train`; calls with as many rows share one program."""
     hyper = neural.Hyper(**{name: jnp.float32(value) for name, value in (SMOOTH | hyper).items()})
     mask = np.ones(len(x), np.float32) if mask is None else np.float32(mask)
     all_val = np.ones(len(x_val), np.float32)
-    arrays = (np.float32(x), np.float32(correct), mask, np.float32(x_val), np.float32(correct_val), all_val)
-    return neural.train(*arrays, hyper, KEY, head=PLAIN, epochs=epochs, batch_rows=min(batch_rows, len(x)))
+    x, x_val = (np.float32(rows)[:, None] for rows in (x, x_val))
+    arrays = (x, np.float32(correct), mask, x_val, np.float32(correct_val), all_val)
+    static = dict(head=PLAIN, epochs=epochs, batch_rows=min(batch_rows, len(x)))
+    return neural.train(*arrays, hyper, KEY, num_rows=num_rows, **static)
 
 
 def probability(state, x):
-    return np.asarray(neural._probability(state, np.float32(x), head=PLAIN))
+    return np.asarray(neural._probability(state, np.float32(x)[:, None], head=PLAIN))
 
 
 def numbers(rows=200, share=0.3, seed=0):
@@ -390,7 +394,11 @@ def test_the_units_of_the_hidden_states_do_not_matter_nor_one_that_never_moves(f
 def test_all_probe_points_are_looked_at(fitted):
     evidence, _ = world()
     two = Evidence(evidence.answers, evidence.x.reshape(300, 2, 3))
-    np.testing.assert_array_equal(fitted["neural"].score(two), fitted["neural"].score(evidence))
+    _, correct = world()
+    again = neural.make(**SMALL).fit(two, correct, KEY)
+    np.testing.assert_allclose(again.score(two), fitted["neural"].score(evidence), atol=1e-5)
+    with pytest.raises(ValueError, match="have 6 features, this trust head was fitted on 2 x 3: use the teacher"):
+        again.score(evidence)
 
 
 def test_many_rows_are_scored_as_each_would_be_alone(fitted):
@@ -402,18 +410,19 @@ def test_many_rows_are_scored_as_each_would_be_alone(fitted):
 
 def test_held_back_rows_are_not_trained_on_and_say_how_good_the_head_is(monkeypatch):
     evidence, correct = world()
-    seen, real = [], neural.train
+    seen, real = [], neural.train_heads
 
-    def watched(*args, **kw):
-        state, record = real(*args, **kw)
-        seen.extend((*args[:6], record["quality"]))
+    def watched(source, *args, **kw):
+        state, record = real(source, *args, **kw)
+        seen.extend((*source, record["quality"][0]))
         return state, record
 
-    monkeypatch.setattr(neural, "train", watched)
+    monkeypatch.setattr(neural, "train_heads", watched)
     head = neural.make(**SMALL).fit(evidence, correct, KEY)
     x, right, mask, x_val, right_val, mask_val, quality = map(np.asarray, seen)
     (x, right), (x_val, right_val) = ((a[m > 0], b[m > 0]) for a, b, m in ((x, right, mask), (x_val, right_val, mask_val)))
     assert len(x) == len(right) == 240 and len(x_val) == len(right_val) == 60
+    x, x_val = x[:, 0], x_val[:, 0]
     rows = {tuple(row): bool(c) for row, c in zip(evidence.x[:, 0].tolist(), correct, strict=True)}
     assert not {tuple(row) for row in x.tolist()} & {tuple(row) for row in x_val.tolist()}
     for row, c in zip((*x.tolist(), *x_val.tolist()), (*right, *right_val), strict=True):

@@ -43,6 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.trust.from_ = ""  # folder of a fitted trust function to use again, instead of fitting one
     for word in ("neural", "confidence", "controls"):
         c.trust[word] = ConfigDict(keywords("trust", word))
+    c.trust.ensemble = ConfigDict({**keywords("trust", "ensemble"), **keywords("trust", "neural")})  # of neural heads
 
     # 6 select
     c.select = ConfigDict()
@@ -66,6 +67,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.naive_all = row("controls", kind="constant", everything=True)
     c.method.confidence = row("confidence")
     c.method.ntf = row("")
+    c.method.ntf_linear = row("neural", head="linear")
+    c.method.ntf_layers = row("neural", head="layers")  # of several observe.layers
+    c.method.ntf_ensemble = row("ensemble")
     c.method.shuffled = row("controls", kind="shuffled", of="ntf")
     c.method.gold = row("controls", kind="random", labels="gold")
     c.method.gold_all = row("controls", kind="constant", everything=True, labels="gold")
