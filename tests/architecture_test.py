@@ -36,7 +36,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("run",),
     ("looking",),
     ("pipeline",),  # L7
-    ("chain", "planning"),  # L8
+    ("chain", "planning", "grid"),  # L8
     ("analysis", "theory"),  # L9
     ("figures",),
     ("report",),  # L10

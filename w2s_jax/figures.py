@@ -180,6 +180,51 @@ def curve(key: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     return out[0]
 
 
+def parallel(
+    axes: Mapping[str, Sequence[str]], head: np.ndarray, measures: Mapping[str, np.ndarray], best: int, *, narrow: bool = False
+) -> str:
+    """Draws each head of a sweep as a line through its settings to what was measured; the chosen one stands out.
+
+    Args:
+        axes: the values of each setting that was varied.
+        head: i[H, axes], the place of each head's value among them.
+        measures: f[H] each, NaN where unknown; the first one tints the lines, and heads without it are left out.
+        best: the chosen head.
+        narrow: for a phone.
+    """
+    names = [*axes, *measures]
+    size = (3.9, 3.6) if narrow else (7.6, 3.4)
+    with _canvas("parallel-narrow" if narrow else "parallel", size, "settings and quality of the heads of the sweep") as (
+        figure,
+        out,
+    ):
+        drawn = figure.add_axes((0.05, 0.06, 0.86, 0.8))
+        drawn.set(xlim=(-0.12, len(names) - 0.88 + 0.1), ylim=(-0.06, 1.06))
+        height = [head[:, at] / max(len(values) - 1, 1) if len(values) > 1 else 0.5 for at, values in enumerate(axes.values())]
+        height = [np.broadcast_to(each, len(head)) for each in height]
+        for at, (key, values) in enumerate(measures.items(), len(axes)):
+            low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+            height.append((values - low) / (high - low) if high > low else values * 0 + 0.5)
+            for y, value in ((0, low), (1, high)) if high > low else ((0.5, low),):
+                drawn.text(at + 0.04, y, f"{value:.3f}", va="center", color=QUIET)
+        line = np.stack(height, 1)
+        tint = height[len(axes)]
+        for h in sorted(np.flatnonzero(np.isfinite(tint)), key=lambda h: (h == best, tint[h])):
+            style = {"color": "#d55e00", "lw": 2.2} if h == best else {"color": "#0072b2", "lw": 0.9, "alpha": 0.12 + 0.6 * tint[h]}
+            drawn.plot(range(len(names)), line[h], solid_capstyle="round", **style)
+        for at, key in enumerate(names):
+            drawn.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=0)
+            drawn.text(at, 1.12, key.replace("_", " "), ha="center", weight="bold" if at >= len(axes) else "normal")
+        for at, values in enumerate(axes.values()):
+            for place, value in enumerate(values):
+                y = place / (len(values) - 1) if len(values) > 1 else 0.5
+                drawn.text(at + 0.04, y, value, va="center", color=QUIET, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        drawn.set_xticks([])
+        drawn.set_yticks([])
+        _strip(drawn)
+    return out[0]
+
+
 _GUIDES = ("base", "gt", "teacher_accuracy")
 
 
