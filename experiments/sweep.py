@@ -3,15 +3,18 @@
     python -m experiments.sweep --config=experiments/configs/quickstart.py \
         --axis=lr=1e-4,3e-4,1e-3 --axis=seed=0,1,2,3 --axis=dropout=0,0.1,0.3 --outer=width=64,256
 
-An `--axis` is compiled: all its values are trained side by side in one program, on all devices of the mesh. There are seed, lr,
-weight_decay, dropout, drop_path, class_weight, label_noise, source_rows (0 = all) and layer (of observe.layers, one each). An
-`--outer` axis is a static shape, and each combination of values a program of its own: head, width, blocks, expansion, epochs and
-batch_rows. What is not varied stands in config.trust.neural. Settings of other stages are no axes: run experiments.main once for
-each value, over one --store.
+An `--axis` is compiled: all its values are trained side by side in one program, on all devices of the mesh. There are seed,
+lr, weight_decay, dropout, drop_path, class_weight, label_noise, source_rows (0 = all) and layer (of observe.layers, one each).
+An `--outer` axis is a static shape, and each combination of values a program of its own: head, width, blocks, expansion, epochs
+and batch_rows. What is not varied stands in config.trust.neural. Settings of other stages are no axes: run experiments.main
+once for each value, over one --store.
 
-The teacher answers source and target once; a run of the same config and store has done so already. <workdir>/sweep then holds the
-table (sweep.json, sweep.csv, sweep.md, index.html) and `best`: the best head, which `--config.trust.from_=<workdir>/sweep/best`
-uses as it is, and flags.txt, with which a run fits it again: python -m experiments.main $(cat <workdir>/sweep/best/flags.txt)
+The teacher answers source and target once; a run of the same config and store has done so already. <workdir>/sweep then holds
+the table (sweep.json, sweep.csv, sweep.md, index.html) and `best`: the best head, which a run uses as it is with
+--config.trust.from_=<workdir>/sweep/best, and flags.txt, with which a run fits it again:
+
+    python -m experiments.main $(cat <workdir>/sweep/best/flags.txt)
+
 A killed sweep continues with the chunk of heads where it stopped.
 """
 

@@ -455,3 +455,101 @@ def test_what_cannot_be_fitted_or_scored_is_refused():
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}: allowed is .*change trust.neural.{name}"):
         neural.make(**{name: value})
+
+
+# other heads, and several of them
+
+
+def test_the_linear_head_is_logistic_regression():
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    head = heads.HEADS["linear"](width=9, blocks=2, expansion=2)
+    params = head.init(KEY, x)["params"]
+    expected = x.reshape(5, 6) @ params["output"]["kernel"] + params["output"]["bias"]
+    np.testing.assert_allclose(head.apply({"params": params}, x), expected[:, 0], rtol=1e-5)
+    assert list(params) == ["output"]
+    dropped = np.asarray(head.apply({"params": params}, np.repeat(x[:1], 400, 0), 0.5, 0.0, KEY))
+    assert 10 < len(set(np.round(dropped, 5).tolist())) <= 64  # 6 inputs, each there or not
+
+
+def test_attention_over_layers_weighs_the_probe_points_and_says_the_rest_as_the_mlp_does():
+    x = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
+    head = heads.Layers(width=8, blocks=2, expansion=2)
+    params = head.init(KEY, x)["params"]
+    params = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape).astype(np.float32), params)
+    h = np.einsum("rpd,pdw->rpw", x, params["input"]) + params["bias"]
+    normed = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6) * params["point_norm"]["scale"]
+    weight = np.exp(normed @ params["query"]["kernel"])
+    pooled = (h * weight / weight.sum(1, keepdims=True)).sum(1)
+    stream = params | {"input": {"kernel": np.eye(8, dtype=np.float32), "bias": np.zeros(8, np.float32)}}
+    expected = by_hand(stream, pooled, np.ones((2, 1)))
+    np.testing.assert_allclose(head.apply({"params": params}, x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_attention_over_layers_finds_the_layer_that_knows():
+    (evidence, correct), (fresh, truth) = world(rows=600), world(rows=1000, seed=1)
+
+    def layered(evidence):
+        blind = np.random.default_rng(9).normal(size=(2, *evidence.x[:, 0].shape)).astype(np.float32)
+        return Evidence(evidence.answers, np.stack([blind[0], evidence.x[:, 0], blind[1]], 1))
+
+    head = neural.make(**SMALL | {"head": "layers"}).fit(layered(evidence), correct, KEY)
+    assert metrics.auc(head.score(layered(fresh)), truth) > 0.85
+
+
+def test_attention_over_one_layer_is_refused():
+    with pytest.raises(ValueError, match="head='layers' weighs 2 probe points or more, here is 1: name more of observe.layers"):
+        neural.make(**SMALL | {"head": "layers"}).fit(*world(), KEY)
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head='mpl': allowed are mlp, linear, layers; change trust.neural.head"):
+        neural.make(head="mpl")
+
+
+def test_each_member_of_an_ensemble_is_the_head_that_its_seed_gives_alone(fitted):
+    evidence, correct = world()
+    assert len(fitted["ensemble"].members) == 3
+    for seed, member in enumerate(fitted["ensemble"].members):
+        single = neural.make(**SMALL, seed=seed).fit(evidence, correct, KEY)
+        np.testing.assert_allclose(member.score(evidence), single.score(evidence), atol=1e-5)
+        assert single.held_back == pytest.approx(member.held_back, abs=1e-5)
+    scores = np.stack([member.score(evidence) for member in fitted["ensemble"].members])
+    assert abs(scores[0] - scores[1]).max() > 1e-2
+    np.testing.assert_allclose(fitted["ensemble"].score(evidence), (scores.mean(0) + scores.min(0)) / 2, atol=1e-6)
+
+
+def test_an_ensembles_score_rises_with_each_member_and_falls_with_the_penalty():
+    rng = np.random.default_rng(0)
+    each = rng.random((4, 500)).astype(np.float32)
+    each[:, 0], each[:, 1], each[:, 2] = 0, 1, 0.5  # agreement
+    for penalty in (0.0, 0.3, 1.0):
+        score = ensemble.combined(each, penalty)
+        assert score.min() >= 0 and score.max() <= 1 and (score >= each.min(0)).all()
+        for member in range(4):
+            surer = each.copy()
+            surer[member] += (1 - surer[member]) * rng.random(500).astype(np.float32)
+            assert (ensemble.combined(surer, penalty) >= score - 1e-6).all()
+    loose, strict = (ensemble.combined(each, penalty) for penalty in (0.2, 0.8))
+    assert (strict <= loose).all() and (strict < loose).any()
+    np.testing.assert_allclose(ensemble.combined(each, 0.0), each.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(ensemble.combined(each, 1.0), each.min(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ({"size": 0}, "size=0: allowed is 1 to 1000; change trust.ensemble.size"),
+        ({"penalty": 1.5}, "penalty=1.5: allowed is 0 to 1"),
+        ({"widht": 3}, "knows no 'widht'.*did you mean 'width'"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_refused(args, said):
+    with pytest.raises(ValueError, match=said):
+        plugins.make("trust", "ensemble", **args)
+
+
+@pytest.mark.parametrize("name", ["neural", "linear", "ensemble"])
+def test_constant_evidence_gets_constant_scores(name, fitted):
+    evidence, _ = world(rows=40)
+    still = Evidence(evidence.answers, np.broadcast_to(evidence.x[:1], evidence.x.shape))
+    assert np.ptp(fitted[name].score(still)) < 1e-6

@@ -210,7 +210,9 @@ def parallel(
         line = np.stack(height, 1)
         tint = height[len(axes)]
         for h in sorted(np.flatnonzero(np.isfinite(tint)), key=lambda h: (h == best, tint[h])):
-            style = {"color": "#d55e00", "lw": 2.2} if h == best else {"color": "#0072b2", "lw": 0.9, "alpha": 0.12 + 0.6 * tint[h]}
+            style = (
+                {"color": "#d55e00", "lw": 2.2} if h == best else {"color": "#0072b2", "lw": 0.9, "alpha": 0.12 + 0.6 * tint[h]}
+            )
             drawn.plot(range(len(names)), line[h], solid_capstyle="round", **style)
         for at, key in enumerate(names):
             drawn.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=0)
@@ -218,7 +220,9 @@ def parallel(
         for at, values in enumerate(axes.values()):
             for place, value in enumerate(values):
                 y = place / (len(values) - 1) if len(values) > 1 else 0.5
-                drawn.text(at + 0.04, y, value, va="center", color=QUIET, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+                drawn.text(
+                    at + 0.04, y, value, va="center", color=QUIET, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}
+                )
         drawn.set_xticks([])
         drawn.set_yticks([])
         _strip(drawn)

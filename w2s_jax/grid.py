@@ -135,23 +135,23 @@ def refuse_name(config: ConfigDict, flag: str, name: str, known: Sequence[str], 
         return
     if name in OUTER:
         raise ValueError(
-            f"--{flag}={name}: {name} is a static shape, which no compiled axis can vary: it is an outer axis, compiled once for "
-            f"each value; write --outer={name}={values or '...'}"
+            f"--{flag}={name}: {name} is a static shape, which no compiled axis can vary: it is an outer axis, compiled once "
+            f"for each value; write --outer={name}={values or '...'}"
         )
     if name in COMPILED:
         raise ValueError(f"--{flag}={name}: {name} is a compiled axis; write --axis={name}={values or '...'}")
     if name in config.trust.neural:
         raise ValueError(
-            f"--{flag}={name}: heads of a sweep are compared on one split of the source, so {name} is no axis of it; set it for "
-            f"all with --config.trust.neural.{name}=..."
+            f"--{flag}={name}: heads of a sweep are compared on one split of the source, so {name} is no axis of it; set it "
+            f"for all with --config.trust.neural.{name}=..."
         )
     node: Any = config
     for word in name.split("."):
         node = node[word] if isinstance(node, ConfigDict) and word in node else None
     if node is not None:
         raise ValueError(
-            f"--{flag}={name}: {name} is a setting of other stages than the head's, a staged axis: run experiments.main once for "
-            f"each value, with --config.{name}=... and one --store for all"
+            f"--{flag}={name}: {name} is a setting of other stages than the head's, a staged axis: run experiments.main once "
+            f"for each value, with --config.{name}=... and one --store for all"
         )
     near = difflib.get_close_matches(name, (*COMPILED, *OUTER), 1)
     raise ValueError(
@@ -287,8 +287,8 @@ def refuse_few(head: neural.Neural, evidence, correct: np.ndarray, run: Run) -> 
     right, wrong = int(correct[held_back].sum()), int((~correct[held_back]).sum())
     if min(right, wrong) < LEAST:
         raise ValueError(
-            f"{right} right and {wrong} wrong labels of the source are held back: too few to choose a head by, at least {LEAST} of "
-            f"each are needed; raise trust.neural.held_back_frac={head.held_back_frac}, or give more questions in tasks.source"
+            f"{right} right and {wrong} wrong labels of the source are held back: too few to choose a head by, at least {LEAST} "
+            f"of each are needed; raise trust.neural.held_back_frac={head.held_back_frac}, or give more questions in tasks.source"
         )
 
 

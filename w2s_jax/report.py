@@ -110,7 +110,13 @@ def write_sweep(folder: str | epath.Path, grid: Grid, *, title: str, command: st
     (folder / "sweep.json").write_text(json.dumps(found | {"taught": grid.taught, "heads": heads}, indent=1) + "\n")
     names = ["head", *grid.axes, "held_back_auc", "epoch", *(f"target_{name}" for name in measured)]
     lines = [
-        [h, *(grid.head[h][name] for name in grid.axes), grid.quality[h], grid.epoch[h], *(getattr(grid, m)[h] for m in measured)]
+        [
+            h,
+            *(grid.head[h][name] for name in grid.axes),
+            grid.quality[h],
+            grid.epoch[h],
+            *(getattr(grid, m)[h] for m in measured),
+        ]
         for h in order
     ]
     (folder / "sweep.csv").write_text(_csv(names, [[v.item() if isinstance(v, np.generic) else v for v in li] for li in lines]))

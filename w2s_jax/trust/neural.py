@@ -6,9 +6,9 @@ Trained with class-reweighted binary cross-entropy and AdamW on the labelled sou
 held-back part of it is kept. Reweighting by w = wrong/right moves every logit by log w: that is taken off again, then the
 logits are rescaled (Platt) on the held-back part, so that a score is a probability.
 
-The whole training of a head is one pure function of arrays (`train`), a `lax.scan` over epochs; `train_heads` gives it a leading
-axis, and `fit_heads` is what one head, an ensemble and a sweep are fitted by. Rows are filled up to powers of two under a mask,
-so that it is compiled once for each of these, for each number of features and of heads.
+The whole training of a head is one pure function of arrays (`train`), a `lax.scan` over epochs; `train_heads` gives it a
+leading axis, and `fit_heads` is what one head, an ensemble and a sweep are fitted by. Rows are filled up to powers of two under
+a mask, so that it is compiled once for each of these, for each number of features and of heads.
 
 Source: arXiv 2606.01000 (architecture, loss, AdamW); prior shift: Saerens et al. 2002; Platt 1999.
 Deviations: 1. the paper gives no width, depth, rates, schedule or epochs: the defaults of `make` are ours.
@@ -152,7 +152,16 @@ def train(
 
 @functools.partial(jax.jit, static_argnames=("head", "epochs", "batch_rows", "mesh"))
 def train_heads(
-    source, hyper: Hyper, key, point=None, num_rows=None, *, head: nn.Module, epochs: int, batch_rows: int, mesh: Mesh | None = None
+    source,
+    hyper: Hyper,
+    key,
+    point=None,
+    num_rows=None,
+    *,
+    head: nn.Module,
+    epochs: int,
+    batch_rows: int,
+    mesh: Mesh | None = None,
 ):
     """Fits E heads in one program: `train`, with a leading axis E in hyper, key, point and num_rows, and in all it returns.
 
@@ -323,14 +332,12 @@ def fit_heads(
             "both; change tasks.source (more or harder questions) in the config, or the teacher"
         )
     if not np.isfinite(x).all():
-        raise ValueError(
-            "the teacher's hidden states hold NaN or infinity: check its weights, or use teacher.dtype='float32'"
-        )
+        raise ValueError("the teacher's hidden states hold NaN or infinity: check its weights, or use teacher.dtype='float32'")
     num_points = 1 if points is not None else x.shape[1]
     if num_points < one.head.least_points:
         raise ValueError(
-            f"trust.neural.head='{type(one.head).__name__.lower()}' weighs {one.head.least_points} probe points or more, here is "
-            f"{num_points}: name more of observe.layers in the config, such as (0,-1), or take head='mlp'"
+            f"trust.neural.head='{type(one.head).__name__.lower()}' weighs {one.head.least_points} probe points or more, here "
+            f"is {num_points}: name more of observe.layers in the config, such as (0,-1), or take head='mlp'"
         )
     held_back = held_back_rows(one, evidence, key)
     key_train = jax.random.split(key)[1]
