@@ -91,9 +91,9 @@ def test_label_noise_turns_that_share_of_the_training_labels_round_and_no_held_b
     assert drawn.sum() == 30 and drawn[150:].sum() == 0
     fewer, all_rows = np.asarray(neural._drawn(KEY, mask, 12)), np.asarray(neural._drawn(KEY, mask, 500))
     assert (fewer <= drawn).all() and fewer.sum() == 12 and (all_rows == mask).all()
-    evidence, correct = world(rows=600)
-    quality = [alone({"label_noise": noise, "epochs": 12}, evidence, correct).held_back["quality"] for noise in (0.0, 1.0)]
-    assert quality[0] > 0.85 and quality[1] < 0.35  # all labels turned round: the held-back ones are not
+    evidence, correct = world()
+    quality = [alone({"label_noise": noise}, evidence, correct).held_back["quality"] for noise in (0.0, 1.0)]
+    assert quality[0] > 0.75 and quality[1] < 0.5  # all labels turned round: the held-back ones are not
 
 
 def test_eight_devices_fit_the_heads_that_one_does():
@@ -126,9 +126,9 @@ def test_each_combination_of_static_shapes_is_compiled_once(folder):
 
 
 def test_the_order_in_which_axes_are_named_does_not_matter(folder):
-    found = swept(config(), folder, AXES, ["width=4"])
+    found = swept(config(), folder, AXES, ["width=16"])
     lines = []
-    again = swept(config(), folder, AXES[::-1], ["width=4"], says=lines.append)
+    again = swept(config(), folder, AXES[::-1], ["width=16"], says=lines.append)
     assert found.head == again.head and found.best == again.best and list(found.axes) == ["width", "seed", "lr"]
     assert lines and all(line.endswith("cached") for line in lines)
 
@@ -173,7 +173,8 @@ def test_a_run_with_the_flags_of_the_best_head_uses_it(folder, monkeypatch):
 
 def test_a_killed_sweep_continues_and_ends_with_the_same_bytes(folder, tmp_path, monkeypatch):
     c = config()
-    whole = swept(c, folder, [*AXES, "dropout=0,0.2"], most=2)
+    axes = [*AXES, "dropout=0,0.2", "weight_decay=0,0.1"]
+    whole = swept(c, folder, axes, most=4)
     for stored in (folder / "store").glob("sweep-*"):  # the same store without the sweep's own stages
         stored.rename(tmp_path / stored.name)
     real, calls = neural.fit_heads, []
@@ -186,22 +187,22 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bytes(folder, tmp_path,
 
     monkeypatch.setattr(neural, "fit_heads", killed)
     with pytest.raises(KeyboardInterrupt):
-        swept(c, folder, [*AXES, "dropout=0,0.2"], most=2)
-    again = swept(c, folder, [*AXES, "dropout=0,0.2"], most=2)
-    assert calls == [2] * 5  # two chunks, the one that was killed, and two more
+        swept(c, folder, axes, most=4)
+    again = swept(c, folder, axes, most=4)
+    assert calls == [4] * 5  # two chunks, the one that was killed, and two more
     for name in ("quality", "auc", "purity"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
-    made = sorted(path for path in (folder / "store").glob("sweep-*/trust/*"))
+    made = sorted((folder / "store").glob("sweep-*/trust/*"))
     assert len(made) == 8
     for file in made:
         assert file.read_bytes() == (tmp_path / file.relative_to(folder / "store")).read_bytes()
 
 
 def test_a_head_that_diverges_is_never_the_best_and_stops_nothing(folder):
-    found = swept(config(), folder, ["lr=1e-3,1e30"])
-    assert found.best == 0 and np.isnan(found.quality[1]) and np.isfinite(found.quality[0])
+    found = swept(config(), folder, ["lr=1e-3,1e30", "seed=0,1"])
+    assert found.best in (0, 2) and np.isnan(found.quality[1::2]).all() and np.isfinite(found.quality[::2]).all()
     with pytest.raises(ValueError, match="the loss of every head of the sweep is not finite: lower the values of lr"):
-        swept(config(), folder, ["lr=1e30,1e31"])
+        swept(config(), folder, ["lr=1e30,1e31", "seed=0,1"])
 
 
 def test_without_gold_on_the_target_a_head_is_chosen_all_the_same(folder):

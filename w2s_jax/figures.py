@@ -202,7 +202,7 @@ def parallel(
         drawn.set(xlim=(-0.12, len(names) - 0.88 + 0.1), ylim=(-0.06, 1.06))
         height = [head[:, at] / max(len(values) - 1, 1) if len(values) > 1 else 0.5 for at, values in enumerate(axes.values())]
         height = [np.broadcast_to(each, len(head)) for each in height]
-        for at, (key, values) in enumerate(measures.items(), len(axes)):
+        for at, values in enumerate(measures.values(), len(axes)):
             low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
             height.append((values - low) / (high - low) if high > low else values * 0 + 0.5)
             for y, value in ((0, low), (1, high)) if high > low else ((0.5, low),):

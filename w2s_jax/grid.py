@@ -287,8 +287,9 @@ def refuse_few(head: neural.Neural, evidence, correct: np.ndarray, run: Run) -> 
     right, wrong = int(correct[held_back].sum()), int((~correct[held_back]).sum())
     if min(right, wrong) < LEAST:
         raise ValueError(
-            f"{right} right and {wrong} wrong labels of the source are held back: too few to choose a head by, at least {LEAST} "
-            f"of each are needed; raise trust.neural.held_back_frac={head.held_back_frac}, or give more questions in tasks.source"
+            f"{right} right and {wrong} wrong labels of the source are held back: too few to choose a head by, at least "
+            f"{LEAST} of each are needed; raise trust.neural.held_back_frac={head.held_back_frac}, or give more questions in "
+            "tasks.source"
         )
 
 
