@@ -162,8 +162,8 @@ def sweep_note(grid: Grid) -> str:
     lost = int(np.isnan(grid.quality).sum())
     return (
         f"Head {grid.best} of {len(grid.head)} was chosen by its AUC on held-back source rows alone; the best of many is too "
-        f"high an estimate of that AUC. The target was looked at afterwards, for this report; purity is of its {grid.taught:,} most "
-        "trusted labels." + (f" {lost} heads diverged." if lost else "")
+        "high an estimate of that AUC. The target was looked at afterwards, for this report; purity is of its "
+        f"{grid.taught:,} most trusted labels." + (f" {lost} heads diverged." if lost else "")
     )
 
 
