@@ -48,21 +48,26 @@ def trust(config, *, rows: int, features: int, num_heads: int, repeats: int, tor
     heads = [plugins.make("trust", "neural", **one) for one in settings]
     key = jax.random.key(0)
     held_back = neural.held_back_rows(heads[0], evidence, key)
+    source, _ = neural.split_source(heads[0], evidence, correct, key)
+    source = jax.device_put(source)
+    static = {name: getattr(heads[0], name) for name in ("head", "epochs", "batch_rows")}
+    everyone, each = neural.varied(heads, key), [neural.varied([head], key) for head in heads]
 
     def together():
-        return neural.fit_heads(heads, evidence, correct, key)[1]["quality"].max(1)
+        return np.asarray(neural.train_heads(source, *everyone, **static)[1]["quality"]).max(1)
 
     def one_by_one():
-        return np.array([head.fit(evidence, correct, key).held_back["quality"] for head in heads])
+        records = [neural.train_heads(source, *one, **static)[1]["quality"] for one in each]
+        return np.concatenate([np.asarray(record) for record in records]).max(1)
 
     parts = (x[~held_back, 0], correct[~held_back], x[held_back, 0], correct[held_back])
     contestants = {"ours": together, "ours, one by one": one_by_one, "torch": torch_heads(settings, *parts, auc=metrics.auc)}
     before = neural.train_heads._cache_size()
     seconds, quality = turns.take_turns(contestants, repeats)
     programs = neural.train_heads._cache_size() - before - 1  # that of one head alone
-    for name, each in quality.items():
-        gap = np.abs(each - quality["ours"]).max() if "ours" in name else abs(each.mean() - quality["ours"].mean())
-        cli.say(f"{name}: held-back AUC {each.mean():.4f} on average; differs from ours by {gap:.1e}")
+    for name, found in quality.items():
+        gap = np.abs(found - quality["ours"]).max() if "ours" in name else abs(found.mean() - quality["ours"].mean())
+        cli.say(f"{name}: held-back AUC {found.mean():.4f} on average; differs from ours by {gap:.1e}")
         if gap > (1e-5 if "ours" in name else ALIKE):
             raise ValueError(f"{name} and ours differ by {gap:.1e} in held-back AUC: they do not do the same work")
     trained = max(int((~held_back).sum()) // base["batch_rows"], 1) * base["batch_rows"] * base["epochs"] * num_heads

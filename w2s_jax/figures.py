@@ -185,6 +185,8 @@ def parallel(
 ) -> str:
     """Draws each head of a sweep as a line through its settings to what was measured; the chosen one stands out.
 
+    Heads of one value pass it side by side, the better ones higher, so that all lines can be told apart.
+
     Args:
         axes: the values of each setting that was varied.
         head: i[H, axes], the place of each head's value among them.
@@ -193,36 +195,36 @@ def parallel(
         narrow: for a phone.
     """
     names = [*axes, *measures]
-    size = (3.9, 3.6) if narrow else (7.6, 3.4)
+    size = (3.9, 3.6) if narrow else (7.6, 3.6)
     with _canvas("parallel-narrow" if narrow else "parallel", size, "settings and quality of the heads of the sweep") as (
         figure,
         out,
     ):
-        drawn = figure.add_axes((0.05, 0.06, 0.86, 0.8))
-        drawn.set(xlim=(-0.12, len(names) - 0.88 + 0.1), ylim=(-0.06, 1.06))
-        height = [head[:, at] / max(len(values) - 1, 1) if len(values) > 1 else 0.5 for at, values in enumerate(axes.values())]
-        height = [np.broadcast_to(each, len(head)) for each in height]
-        for at, values in enumerate(measures.values(), len(axes)):
-            low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
-            height.append((values - low) / (high - low) if high > low else values * 0 + 0.5)
-            for y, value in ((0, low), (1, high)) if high > low else ((0.5, low),):
-                drawn.text(at + 0.04, y, f"{value:.3f}", va="center", color=QUIET)
-        line = np.stack(height, 1)
-        tint = height[len(axes)]
+        drawn = figure.add_axes((0.05, 0.04, 0.86, 0.8))
+        drawn.set(xlim=(-0.15, len(names) - 0.85), ylim=(-0.03, 1.03))
+        ends = {key: (np.nanmin(values), np.nanmax(values)) for key, values in measures.items()}
+        scaled = {key: (values - ends[key][0]) / max(np.ptp(ends[key]), 1e-9) for key, values in measures.items()}
+        tint = next(iter(scaled.values()))
+        band = [(head[:, at] + 0.2 + 0.6 * tint) / len(values) for at, values in enumerate(axes.values())]
+        line = np.stack([*band, *scaled.values()], 1)
         for h in sorted(np.flatnonzero(np.isfinite(tint)), key=lambda h: (h == best, tint[h])):
-            style = (
-                {"color": "#d55e00", "lw": 2.2} if h == best else {"color": "#0072b2", "lw": 0.9, "alpha": 0.12 + 0.6 * tint[h]}
-            )
+            style = {"color": "#0072b2", "lw": 0.9, "alpha": 0.15 + 0.6 * tint[h]}
+            if h == best:
+                style = {"color": "#d55e00", "lw": 2.2}
             drawn.plot(range(len(names)), line[h], solid_capstyle="round", **style)
         for at, key in enumerate(names):
-            drawn.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=0)
-            drawn.text(at, 1.12, key.replace("_", " "), ha="center", weight="bold" if at >= len(axes) else "normal")
+            weight = "bold" if key in measures else "normal"
+            drawn.text(at, 1.06, key.replace("_", "\n").replace(" ", "\n"), ha="center", va="bottom", weight=weight)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
         for at, values in enumerate(axes.values()):
             for place, value in enumerate(values):
-                y = place / (len(values) - 1) if len(values) > 1 else 0.5
-                drawn.text(
-                    at + 0.04, y, value, va="center", color=QUIET, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}
-                )
+                low, high = ((place + edge) / len(values) for edge in (0.12, 0.88))
+                drawn.plot([at, at], [low, high], color=INK, lw=2.4, zorder=0)
+                drawn.text(at + 0.05, (low + high) / 2, value, va="center", zorder=9, bbox=plate)
+        for at, key in enumerate(measures, len(axes)):
+            drawn.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=0)
+            for y, value in enumerate(ends[key]):
+                drawn.text(at + 0.05, y, f"{value:.3f}", va="center", zorder=9, bbox=plate)
         drawn.set_xticks([])
         drawn.set_yticks([])
         _strip(drawn)

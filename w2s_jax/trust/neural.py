@@ -325,6 +325,34 @@ def fit_heads(
     one = heads[0]
     static = {"head": one.head, "epochs": one.epochs, "batch_rows": one.batch_rows}
     assert all(static == {name: getattr(other, name) for name in static} for other in heads), "one architecture"
+    num_points = 1 if points is not None else evidence.x.shape[1]
+    if num_points < one.head.least_points:
+        raise ValueError(
+            f"trust.neural.head='{type(one.head).__name__.lower()}' weighs {one.head.least_points} probe points or more, here "
+            f"is {num_points}: name more of observe.layers in the config, such as (0,-1), or take head='mlp'"
+        )
+    source, num_rows = split_source(one, evidence, correct, key)
+    if (most := max(other.source_rows for other in heads)) > num_rows:
+        raise ValueError(
+            f"trust.neural.source_rows={most}: {num_rows} source rows are left to train on; allowed is 0 (all) to {num_rows}"
+        )
+    state, record = train_heads(
+        source,
+        *varied(heads, key),
+        None if points is None else np.int32(points),
+        np.float32([other.source_rows or num_rows for other in heads]) if most else None,
+        **static,
+        mesh=mesh,
+    )
+    return jax.tree.map(np.asarray, (state, record))
+
+
+def split_source(head: Neural, evidence: Evidence, correct: np.ndarray, key: jax.Array) -> tuple[tuple, int]:
+    """The first six arguments of `train`, and how many rows there are to train on.
+
+    Raises:
+        ValueError: all labels are right or all wrong, or the hidden states are not finite.
+    """
     x, correct = _features(evidence), np.asarray(correct, np.float32)
     if correct.min() == correct.max():
         raise ValueError(
@@ -333,33 +361,16 @@ def fit_heads(
         )
     if not np.isfinite(x).all():
         raise ValueError("the teacher's hidden states hold NaN or infinity: check its weights, or use teacher.dtype='float32'")
-    num_points = 1 if points is not None else x.shape[1]
-    if num_points < one.head.least_points:
-        raise ValueError(
-            f"trust.neural.head='{type(one.head).__name__.lower()}' weighs {one.head.least_points} probe points or more, here "
-            f"is {num_points}: name more of observe.layers in the config, such as (0,-1), or take head='mlp'"
-        )
-    held_back = held_back_rows(one, evidence, key)
-    key_train = jax.random.split(key)[1]
-    num_rows = int((~held_back).sum())
-    if (most := max(other.source_rows for other in heads)) > num_rows:
-        raise ValueError(
-            f"trust.neural.source_rows={most}: {num_rows} source rows are left to train on; allowed is 0 (all) to {num_rows}"
-        )
-    source = (
-        *_filled_up(x[~held_back], correct[~held_back], least=one.batch_rows),
-        *_filled_up(x[held_back], correct[held_back]),
-    )
-    state, record = train_heads(
-        source,
-        Hyper(**{name: np.float32([other.hyper[name] for other in heads]) for name in one.hyper}),
-        jnp.stack([jax.random.fold_in(key_train, other.seed) if other.seed else key_train for other in heads]),
-        None if points is None else np.int32(points),
-        np.float32([other.source_rows or num_rows for other in heads]) if most else None,
-        **static,
-        mesh=mesh,
-    )
-    return jax.tree.map(np.asarray, (state, record))
+    held_back = held_back_rows(head, evidence, key)
+    fitted_on = _filled_up(x[~held_back], correct[~held_back], least=head.batch_rows)
+    return (*fitted_on, *_filled_up(x[held_back], correct[held_back])), int((~held_back).sum())
+
+
+def varied(heads: Sequence[Neural], key: jax.Array) -> tuple[Hyper, jax.Array]:
+    """The rates and the keys of E heads, as `train_heads` takes them."""
+    key = jax.random.split(key)[1]
+    rates = {name: np.float32([head.hyper[name] for head in heads]) for name in heads[0].hyper}
+    return Hyper(**rates), jnp.stack([jax.random.fold_in(key, head.seed) if head.seed else key for head in heads])
 
 
 def score_heads(
