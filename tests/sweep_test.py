@@ -34,7 +34,7 @@ def config(**observe):
     c = toy.get_config()
     c.tasks.update(num_source=120, num_target=50)
     c.observe.update(observe)
-    c.trust.neural.update(held_back_frac=0.4)
+    c.trust.neural.update(held_back_frac=0.6)
     return c
 
 
@@ -93,7 +93,7 @@ def test_label_noise_turns_that_share_of_the_training_labels_round_and_no_held_b
     assert (fewer <= drawn).all() and fewer.sum() == 12 and (all_rows == mask).all()
     evidence, correct = world()
     quality = [alone({"label_noise": noise}, evidence, correct).held_back["quality"] for noise in (0.0, 1.0)]
-    assert quality[0] > 0.75 and quality[1] < 0.5  # all labels turned round: the held-back ones are not
+    assert quality[0] > 0.6 > 0.5 > quality[1]  # all labels turned round: the held-back ones are not
 
 
 def test_eight_devices_fit_the_heads_that_one_does():
@@ -104,8 +104,7 @@ from tests.sweep_test import SMALL, VARIED, KEY
 from w2s_jax.trust import neural
 evidence, correct = world()
 heads = [neural.make(**SMALL | one) for one in VARIED]
-mesh = jax.make_mesh((8,), ("heads",))
-states = [neural.fit_heads(heads, evidence, correct, KEY, mesh=m)[0] for m in (None, mesh)]
+states = [neural.fit_heads(heads, evidence, correct, KEY, devices=some)[0] for some in ((), jax.devices())]
 scores = [neural.score_heads(heads, state, evidence) for state in states]
 print(jax.device_count(), abs(scores[0] - scores[1]).max(), scores[0].std())
 """
@@ -273,7 +272,7 @@ def test_too_few_held_back_labels_to_choose_by_are_refused(folder):
 
 
 def test_more_rows_than_the_source_has_are_refused(folder):
-    with pytest.raises(ValueError, match="source_rows=5000: 72 source rows are left to train on"):
+    with pytest.raises(ValueError, match="source_rows=5000: 48 source rows are left to train on"):
         swept(config(), folder, ["source_rows=0,5000"])
 
 

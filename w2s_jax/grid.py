@@ -227,8 +227,8 @@ def fit(
             held_back = neural.held_back_rows(heads[0], evidence, run.key("calibrate"))
             heads = [dataclasses.replace(h, source_rows=h.source_rows or int((~held_back).sum())) for h in heads]
         points = [layers.index(one["layer"]) for one in filled] if "layer" in settings[0] else None
-        mesh = jax.make_mesh((len(devices),), ("heads",), devices=devices) if len(devices) > 1 else None
-        states, records = neural.fit_heads(heads, evidence, correct, run.key("calibrate"), points=points, mesh=mesh)
+        key = run.key("calibrate")
+        states, records = neural.fit_heads(heads, evidence, correct, key, points=points, devices=devices)
         scores = neural.score_heads(heads, states, unlabelled.evidence(), points)[: len(settings)]
         states, records = (jax.tree.map(lambda a: a[: len(settings)], tree) for tree in (states, records))
         sound = np.isfinite(records["loss"]).all(1) & np.isfinite(scores).all(1)

@@ -177,7 +177,8 @@ def keywords(kind: str, word: str) -> dict:
     The task's seed is the run's.
     """
     found = plugins.defaults(kind, word)
-    found.pop("seed", None)
+    if kind == "task":
+        found.pop("seed", None)
     return {name: placeholder(value) if isinstance(value, type) else value for name, value in found.items()}
 
 

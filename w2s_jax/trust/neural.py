@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from w2s_jax.trust.heads import HEADS
@@ -210,8 +210,8 @@ def _platt(logit, correct, mask, steps: int = 30, ridge: float = 1.0):
     def newton(theta, _):
         p = jax.nn.sigmoid(design @ theta)
         gradient = design.T @ (mask * (p - correct)) + ridge * (theta - start)
-        hessian = (design * (mask * p * (1 - p))[:, None]).T @ design + ridge * jnp.eye(2)
-        move = jnp.linalg.solve(hessian, gradient)
+        (a, b), (_, d) = (design * (mask * p * (1 - p))[:, None]).T @ design + ridge * jnp.eye(2)
+        move = jnp.stack([d * gradient[0] - b * gradient[1], a * gradient[1] - b * gradient[0]]) / (a * d - b * b)
         return theta - move / jnp.maximum(1.0, jnp.linalg.norm(move)), None  # at most a unit step: no overshoot
 
     (slope, shift), _ = jax.lax.scan(newton, start, None, length=steps)
@@ -305,7 +305,7 @@ def fit_heads(
     key: jax.Array,
     *,
     points: Sequence[int] | None = None,
-    mesh: Mesh | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> tuple[Mapping, Mapping[str, np.ndarray]]:
     """Fits E heads of one architecture in one program, on one split of the source.
 
@@ -313,7 +313,7 @@ def fit_heads(
         heads: they may differ in `hyper`, `source_rows` and `seed`.
         evidence, correct, key: see `Trust.fit`.
         points: the one probe point that each head looks at; None = all see all.
-        mesh: see `train_heads`.
+        devices: to split the heads over, a divisor of E; none = JAX's own choice of one.
 
     Returns:
         States and records (`train`) with a leading axis E, on the host.
@@ -336,6 +336,9 @@ def fit_heads(
         raise ValueError(
             f"trust.neural.source_rows={most}: {num_rows} source rows are left to train on; allowed is 0 (all) to {num_rows}"
         )
+    mesh = None
+    if len(devices) > 1:
+        mesh = jax.make_mesh((len(devices),), ("heads",), axis_types=(AxisType.Auto,), devices=devices)
     state, record = train_heads(
         source,
         *varied(heads, key),
