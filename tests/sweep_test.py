@@ -198,10 +198,10 @@ def test_a_killed_sweep_continues_and_ends_with_the_same_bytes(folder, tmp_path,
 
 
 def test_a_head_that_diverges_is_never_the_best_and_stops_nothing(folder):
-    found = swept(config(), folder, ["lr=1e-3,1e30", "seed=0,1"])
+    found = swept(config(), folder, ["lr=1e-3,inf", "seed=0,1"])
     assert found.best in (0, 2) and np.isnan(found.quality[1::2]).all() and np.isfinite(found.quality[::2]).all()
     with pytest.raises(ValueError, match="the loss of every head of the sweep is not finite: lower the values of lr"):
-        swept(config(), folder, ["lr=1e30,1e31", "seed=0,1"])
+        swept(config(), folder, ["lr=inf", "seed=0,1,2,3"])
 
 
 def test_without_gold_on_the_target_a_head_is_chosen_all_the_same(folder):

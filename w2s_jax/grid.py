@@ -155,7 +155,7 @@ def refuse_name(config: ConfigDict, flag: str, name: str, known: Sequence[str], 
         )
     near = difflib.get_close_matches(name, (*COMPILED, *OUTER), 1)
     raise ValueError(
-        f"--{flag}={name}: there is no such axis{f', did you mean {near[0]!r}?' if near else ''} Compiled axes are "
+        f"--{flag}={name}: there is no such axis{f', did you mean {near[0]!r}?' if near else '.'} Compiled axes are "
         f"{', '.join(COMPILED)}; outer axes are {', '.join(OUTER)}"
     )
 
