@@ -38,6 +38,12 @@ def config(**observe):
     return c
 
 
+@pytest.fixture(autouse=True)
+def _few_labels_will_do(monkeypatch):
+    """The toy's teacher is right nine times in 72."""
+    monkeypatch.setattr(grid, "LEAST", 5)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A store in which the teacher has been trained and has answered."""
@@ -264,7 +270,8 @@ def test_what_is_no_axis_is_refused_with_what_it_is(axes, outer, said):
         grid.read(config(), axes, outer)
 
 
-def test_too_few_held_back_labels_to_choose_by_are_refused(folder):
+def test_too_few_held_back_labels_to_choose_by_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(grid, "LEAST", 10)
     c = config()
     c.trust.neural.held_back_frac = 0.05
     with pytest.raises(ValueError, match="too few to choose a head by, at least 10 of each.*held_back_frac=0.05"):
