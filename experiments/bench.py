@@ -5,12 +5,14 @@
     python -m experiments.bench sft    ... --config.student.model=DIR
     python -m experiments.bench decode ... --config.student.model=DIR [--prompts=FILE] [--notunix]
     python -m experiments.bench grpo   ... --config.student.model=DIR --config.student.training.lora_rank=0 [--prompts=FILE]
+    python -m experiments.bench trust  --rows=2048 [--features=256] [--heads=64] [--config.trust.neural.width=64 ...]
 
 `hidden` is the teacher pass (stage observe); its peer is transformers. `sft` is LoRA training (stage teach); its peers are
 transformers + peft, and these on rows packed by TRL. Peers get the rows in order of arrival and sorted by length, both padded
 to the longest of a batch; the ratio is against the best of them. `decode` is writing and `grpo` a step of learning by what is
-written (`bench_writing.py`); their peers are transformers and google-tunix, which gets an environment of its own. Contestants
-take turns, one pass over all rows each; the first turn (compilation, warm-up) does not count. Tokens are real ones, padding is
+written (`bench_writing.py`); their peers are transformers and google-tunix, which gets an environment of its own. `trust` is
+many trust heads in one program (`bench_trust.py`), beside the same heads one after another and beside torch. Contestants take
+turns, one pass over all rows each; the first turn (compilation, warm-up) does not count. Tokens are real ones, padding is
 not counted. On an accelerator `hidden` and `sft` give the share of its own matmul ceiling that is used (MFU) too. The peers
 need `pip install -e '.[bench]'`.
 """
@@ -25,7 +27,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import bench_writing, result, turns
+from experiments import bench_trust, bench_writing, result, turns
 from experiments import main as cli
 
 FLAGS = flags.FLAGS
@@ -34,6 +36,8 @@ REPEATS = flags.DEFINE_integer("repeats", 5, "Turns that count.", lower_bound=1)
 PEER_ROWS = flags.DEFINE_integer("peer_rows", 8, "Rows of a peer's batch.", lower_bound=1)
 PROMPTS = flags.DEFINE_string("prompts", "", "decode, grpo: lines of JSON with a `problem`, instead of the target's questions.")
 TUNIX = flags.DEFINE_bool("tunix", True, "decode: google-tunix takes part.")
+FEATURES = flags.DEFINE_integer("features", 256, "trust: of a hidden state.", lower_bound=1)
+HEADS = flags.DEFINE_integer("heads", 64, "trust: heads of the grid.", lower_bound=1)
 STILL = 0.0
 """The learning rate: every step is taken in full, but nothing moves, so that the loss of a pass is the same however its rows
 are batched, and shows that all contestants do the same work."""
@@ -155,11 +159,18 @@ def written(bench: Callable[..., dict[str, Any]], config) -> dict[str, Any]:
     return bench(config, prompts=PROMPTS.value, repeats=REPEATS.value, transformers=peers(), with_tunix=TUNIX.value)
 
 
+def trust(config) -> dict[str, Any]:
+    """The bench of `bench_trust`, with this command's flags."""
+    sizes = {"rows": ROWS.value, "features": FEATURES.value, "num_heads": HEADS.value, "repeats": REPEATS.value}
+    return bench_trust.trust(config, **sizes, torch_heads=peers().trust_heads)
+
+
 BENCHES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "hidden": hidden,
     "sft": sft,
     "decode": functools.partial(written, bench_writing.decode),
     "grpo": functools.partial(written, bench_writing.grpo),
+    "trust": trust,
 }
 
 

@@ -105,6 +105,64 @@ def sft(
     return {name: contestant(batches) for name, batches in ways.items()}
 
 
+def trust_heads(
+    settings: Sequence[dict], x: np.ndarray, correct: np.ndarray, x_val: np.ndarray, correct_val: np.ndarray, *, auc: Callable
+) -> Callable[[], np.ndarray]:
+    """Trains a residual MLP for each of the settings, one after another; returns the best held-back AUC of each."""
+    x, x_val = ((part - x.mean(0)) / x.std(0) for part in (x, x_val))
+    x, x_val, right = (torch.tensor(np.float32(part), device=DEVICE) for part in (x, x_val, correct))
+
+    def fit(one: dict) -> float:
+        torch.manual_seed(one["seed"])
+        head = TrustHead(x.shape[1], **{name: one[name] for name in ("width", "blocks", "expansion", "dropout", "drop_path")})
+        head.to(DEVICE)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=one["lr"], weight_decay=one["weight_decay"])
+        steps = max(len(x) // one["batch_rows"], 1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * one["epochs"])
+        balance = ((len(right) - right.sum()) / right.sum()) ** one["class_weight"]
+        best = 0.0
+        for _ in range(one["epochs"]):
+            head.train()
+            order = torch.randperm(len(x), device=DEVICE)
+            for rows in order[: steps * one["batch_rows"]].split(one["batch_rows"]):
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(head(x[rows]), right[rows], pos_weight=balance)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            head.eval()
+            with torch.inference_mode():
+                best = max(best, auc(head(x_val).cpu().numpy(), correct_val))
+        return best
+
+    return lambda: np.array([fit(one) for one in settings])
+
+
+class TrustHead(torch.nn.Module):
+    """The residual MLP of `w2s_jax/trust/heads.py`."""
+
+    def __init__(self, features: int, *, width: int, blocks: int, expansion: int, dropout: float, drop_path: float):
+        super().__init__()
+        linear, norm = torch.nn.Linear, torch.nn.RMSNorm
+        inside = expansion * width
+        self.input, self.norm, self.output = linear(features, width), norm(width, eps=1e-6), linear(width, 1)
+        self.norms = torch.nn.ModuleList(norm(width, eps=1e-6) for _ in range(blocks))
+        self.gates, self.ups = (torch.nn.ModuleList(linear(width, inside, bias=False) for _ in range(blocks)) for _ in range(2))
+        self.downs = torch.nn.ModuleList(linear(inside, width, bias=False) for _ in range(blocks))
+        self.dropout = torch.nn.Dropout(dropout)
+        self.rates = [drop_path * b / max(blocks - 1, 1) for b in range(blocks)]
+
+    def forward(self, x):
+        h = self.input(x)
+        for norm, gate, up, down, rate in zip(self.norms, self.gates, self.ups, self.downs, self.rates, strict=True):
+            inner = norm(h)
+            inner = self.dropout(down(torch.nn.functional.silu(gate(inner)) * up(inner)))
+            if self.training and rate:
+                inner = inner * (torch.rand(len(inner), 1, device=inner.device) >= rate) / (1 - rate)
+            h = h + inner
+        return self.output(self.norm(h))[:, 0]
+
+
 def writer(folder: str) -> Callable[[Sequence[list[int]], int, float], list[list[int]]]:
     """(prompts, tokens to write to each, temperature) -> tokens; no row ends before."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(DEVICE).eval()

@@ -37,7 +37,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("looking",),
     ("gathering",),
     ("pipeline",),  # L7
-    ("chain", "planning"),  # L8
+    ("chain", "planning", "grid"),  # L8
     ("analysis", "theory"),  # L9
     ("figures",),
     ("report",),  # L10

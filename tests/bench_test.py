@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import bench, bench_writing, isolated, turns
+from experiments import bench, bench_trust, bench_writing, isolated, turns
 from experiments import main as cli
 from tests import tiny, toy
 from w2s_jax.models import decoder
@@ -51,6 +51,31 @@ def test_decode_runs_and_its_contestants_agree(config, monkeypatch, capsys):
     found = bench_writing.decode(config, prompts="", repeats=1, transformers=bench.peers(), with_tunix=False)
     assert found["bench"] == "decode" and len(found["peers"]) == 2 and "ratio_best_unfair_peer" in found
     assert "transformers: 2 of 2 greedy answers are ours" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is a contestant")
+@pytest.mark.slow
+def test_trust_trains_the_same_heads_in_all_contestants_and_compiles_once(config, monkeypatch, capsys):
+    pytest.importorskip("peft"), pytest.importorskip("trl")
+    for name, value in (("ROWS", 800), ("FEATURES", 6), ("HEADS", 4)):
+        monkeypatch.setattr(bench, name, type("Flag", (), {"value": value}))
+    config.trust.neural.update(epochs=10, batch_rows=64, lr=3e-3)
+    found = bench.BENCHES["trust"](config)
+    json.dumps(found)
+    assert found["bench"] == "trust" and found["compilations"] == 1
+    assert list(found["peers"]) == list(found["ratios"]) == ["ours, one by one", "torch"]
+    assert found["ratio_best_peer"] == pytest.approx(min(found["ratios"].values()), rel=1e-2)
+    assert "torch: held-back AUC 0." in capsys.readouterr().err
+
+
+def test_heads_of_another_quality_are_no_peer(config, monkeypatch):
+    monkeypatch.setattr(turns, "PACKAGES", ("jax",))
+    monkeypatch.setattr(turns.time, "sleep", lambda seconds: None)
+    config.trust.neural.update(epochs=2, lr=3e-3)
+    chance = lambda settings, *parts, auc: lambda: np.full(len(settings), 0.5)  # noqa: E731
+    sizes = dict(rows=200, features=3, num_heads=2, repeats=1)
+    with pytest.raises(ValueError, match="torch and ours differ by .* they do not do the same work"):
+        bench_trust.trust(config, **sizes, torch_heads=chance)
 
 
 def test_forced_lengths_are_log_uniform_and_always_the_same():

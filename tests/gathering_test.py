@@ -74,7 +74,7 @@ def run(workdir, c, root=None):
     lines = []
     one = Run(c, 0, Store(root or workdir / "store", workdir=workdir, log=lines.append), lambda *a: None)
     models = [find_model(one, word) for word in (c.teacher.model, c.student.model)]
-    return one, pipeline.link(one, *models), lines
+    return one, pipeline.link(one, *models).trial, lines
 
 
 def stored(workdir, label, root=None):

@@ -23,6 +23,7 @@ from w2s_jax.types import (
     Answers,
     Audit,
     Batch,
+    Certificate,
     Evidence,
     Gold,
     Lesson,
@@ -51,6 +52,7 @@ EXAMPLES = {
     Audit: Audit(
         0.5, None, float("nan"), 1.0, (0.4, 0.6), None, np.zeros((2, 3)), np.zeros((0, 3)), np.ones((1, 3)), "all labels right"
     ),
+    Certificate: Certificate(0.9, 0.05, "hoeffding", "population", None, np.full((2, 6), np.nan), ("another data set",)),
     Recovery: Recovery(*[None if "None" in str(f.type) else f.type("1") for f in dataclasses.fields(Recovery)]),
 }
 

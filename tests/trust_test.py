@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from w2s_jax import metrics, plugins
-from w2s_jax.trust import artefact, confidence, controls, neural
+from w2s_jax.trust import artefact, confidence, controls, ensemble, heads, neural
 from w2s_jax.types import Answers, Evidence, Question
 
 KEY = jax.random.key(0)
@@ -32,6 +32,8 @@ def world(rows=300, features=6, seed=0, share=0.6):
 
 ALL = {
     "neural": ("neural", SMALL),
+    "linear": ("neural", SMALL | {"head": "linear"}),
+    "ensemble": ("ensemble", SMALL | {"size": 3, "penalty": 0.5}),
     "confidence": ("confidence", {}),
     "random": ("controls", {"kind": "random"}),
     "constant": ("controls", {"kind": "constant"}),
@@ -141,11 +143,11 @@ def test_rows_that_fill_up_a_size_change_nothing():
     for rows in (60, 128):
         filled = []
         for chosen in part:
-            x = np.full((rows if chosen is part[0] else rows // 2, 6), 7.0, np.float32)  # what stands there must not matter
+            x = np.full((rows if chosen is part[0] else rows // 2, 1, 6), 7.0, np.float32)  # what stands there must not matter
             label, mask = np.ones((2, len(x)), np.float32)
-            x[: chosen.sum()], label[: chosen.sum()], mask[chosen.sum() :] = evidence.x[chosen, 0], correct[chosen], 0
+            x[: chosen.sum()], label[: chosen.sum()], mask[chosen.sum() :] = evidence.x[chosen], correct[chosen], 0
             filled += [x, label, mask]
-        static = dict(head=neural.Head(16, 2, 2), epochs=12, batch_rows=32)
+        static = dict(head=heads.Mlp(16, 2, 2), epochs=12, batch_rows=32)
         states.append(neural.train(*filled, hyper, KEY, **static))
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
@@ -153,9 +155,9 @@ def test_rows_that_fill_up_a_size_change_nothing():
 
 def test_fitting_to_more_rows_of_the_same_power_of_two_compiles_nothing_new():
     neural.make(**SMALL).fit(*world(rows=170), KEY)  # 136 to fit, 34 held back
-    before = neural.train._cache_size()
+    before = neural.train_heads._cache_size()
     neural.make(**SMALL).fit(*world(rows=300), KEY)
-    assert neural.train._cache_size() == before
+    assert neural.train_heads._cache_size() == before
 
 
 def test_a_source_smaller_than_a_batch_is_fitted():
@@ -346,7 +348,7 @@ def by_hand(params, x, scales):
 @pytest.fixture(scope="module")
 def deep():
     """A head of three blocks with random parameters (scales too), and its input."""
-    head, x = neural.Head(width=8, blocks=3, expansion=2), np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    head, x = heads.Mlp(width=8, blocks=3, expansion=2), np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
     params = head.init(KEY, x)["params"]
     params = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape).astype(np.float32), params)
     return head, params, x
@@ -372,27 +374,29 @@ def test_dropout_drops_units_and_keeps_their_mean(deep):
     same = np.repeat(x[:1], 400, 0)
     found = np.asarray(head.apply({"params": params}, same, 0.5, 0.0, KEY))
     assert len(set(found.tolist())) > 390
-    dropped = np.asarray(neural._drop(jnp.ones((200, 50)), 0.2, KEY, (200, 50)))
+    dropped = np.asarray(heads._drop(jnp.ones((200, 50)), 0.2, KEY, (200, 50)))
     assert set(np.unique(dropped)) == {0, np.float32(1.25)} and abs(dropped.mean() - 1) < 0.02
 
 
 # its training
 
-SMOOTH = dict(lr=3e-3, weight_decay=0.0, dropout=0.0, drop_path=0.0, class_weight=1.0)
-PLAIN = neural.Head(width=8, blocks=2, expansion=2)
+SMOOTH = dict(lr=3e-3, weight_decay=0.0, dropout=0.0, drop_path=0.0, class_weight=1.0, label_noise=0.0)
+PLAIN = heads.Mlp(width=8, blocks=2, expansion=2)
 
 
-def train(x, correct, x_val, correct_val, mask=None, epochs=30, batch_rows=1000, **hyper):
+def train(x, correct, x_val, correct_val, mask=None, epochs=30, batch_rows=1000, num_rows=None, **hyper):
     """`neural.train`; calls with as many rows share one program."""
     hyper = neural.Hyper(**{name: jnp.float32(value) for name, value in (SMOOTH | hyper).items()})
     mask = np.ones(len(x), np.float32) if mask is None else np.float32(mask)
     all_val = np.ones(len(x_val), np.float32)
-    arrays = (np.float32(x), np.float32(correct), mask, np.float32(x_val), np.float32(correct_val), all_val)
-    return neural.train(*arrays, hyper, KEY, head=PLAIN, epochs=epochs, batch_rows=min(batch_rows, len(x)))
+    x, x_val = (np.float32(rows)[:, None] for rows in (x, x_val))
+    arrays = (x, np.float32(correct), mask, x_val, np.float32(correct_val), all_val)
+    static = dict(head=PLAIN, epochs=epochs, batch_rows=min(batch_rows, len(x)))
+    return neural.train(*arrays, hyper, KEY, num_rows=num_rows, **static)
 
 
 def probability(state, x):
-    return np.asarray(neural._probability(state, np.float32(x), head=PLAIN))
+    return np.asarray(neural._probability(state, np.float32(x)[:, None], head=PLAIN))
 
 
 def numbers(rows=200, share=0.3, seed=0):
@@ -496,7 +500,11 @@ def test_the_units_of_the_hidden_states_do_not_matter_nor_one_that_never_moves(f
 def test_all_probe_points_are_looked_at(fitted):
     evidence, _ = world()
     two = Evidence(evidence.answers, evidence.x.reshape(300, 2, 3))
-    np.testing.assert_array_equal(fitted["neural"].score(two), fitted["neural"].score(evidence))
+    _, correct = world()
+    again = neural.make(**SMALL).fit(two, correct, KEY)
+    np.testing.assert_allclose(again.score(two), fitted["neural"].score(evidence), atol=1e-5)
+    with pytest.raises(ValueError, match="have 6 features, this trust head was fitted on 2 x 3: use the teacher"):
+        again.score(evidence)
 
 
 def test_many_rows_are_scored_as_each_would_be_alone(fitted):
@@ -508,18 +516,19 @@ def test_many_rows_are_scored_as_each_would_be_alone(fitted):
 
 def test_held_back_rows_are_not_trained_on_and_say_how_good_the_head_is(monkeypatch):
     evidence, correct = world()
-    seen, real = [], neural.train
+    seen, real = [], neural.train_heads
 
-    def watched(*args, **kw):
-        state, record = real(*args, **kw)
-        seen.extend((*args[:6], record["quality"]))
+    def watched(source, *args, **kw):
+        state, record = real(source, *args, **kw)
+        seen.extend((*source, record["quality"][0]))
         return state, record
 
-    monkeypatch.setattr(neural, "train", watched)
+    monkeypatch.setattr(neural, "train_heads", watched)
     head = neural.make(**SMALL).fit(evidence, correct, KEY)
     x, right, mask, x_val, right_val, mask_val, quality = map(np.asarray, seen)
     (x, right), (x_val, right_val) = ((a[m > 0], b[m > 0]) for a, b, m in ((x, right, mask), (x_val, right_val, mask_val)))
     assert len(x) == len(right) == 240 and len(x_val) == len(right_val) == 60
+    x, x_val = x[:, 0], x_val[:, 0]
     rows = {tuple(row): bool(c) for row, c in zip(evidence.x[:, 0].tolist(), correct, strict=True)}
     assert not {tuple(row) for row in x.tolist()} & {tuple(row) for row in x_val.tolist()}
     for row, c in zip((*x.tolist(), *x_val.tolist()), (*right, *right_val), strict=True):
@@ -552,3 +561,101 @@ def test_what_cannot_be_fitted_or_scored_is_refused():
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}: allowed is .*change trust.neural.{name}"):
         neural.make(**{name: value})
+
+
+# other heads, and several of them
+
+
+def test_the_linear_head_is_logistic_regression():
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    head = heads.HEADS["linear"](width=9, blocks=2, expansion=2)
+    params = head.init(KEY, x)["params"]
+    expected = x.reshape(5, 6) @ params["output"]["kernel"] + params["output"]["bias"]
+    np.testing.assert_allclose(head.apply({"params": params}, x), expected[:, 0], rtol=1e-5)
+    assert list(params) == ["output"]
+    dropped = np.asarray(head.apply({"params": params}, np.repeat(x[:1], 400, 0), 0.5, 0.0, KEY))
+    assert 10 < len(set(np.round(dropped, 5).tolist())) <= 64  # 6 inputs, each there or not
+
+
+def test_attention_over_layers_weighs_the_probe_points_and_says_the_rest_as_the_mlp_does():
+    x = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
+    head = heads.Layers(width=8, blocks=2, expansion=2)
+    params = head.init(KEY, x)["params"]
+    params = jax.tree.map(lambda a: np.random.default_rng(a.size).normal(size=a.shape).astype(np.float32), params)
+    h = np.einsum("rpd,pdw->rpw", x, params["input"]) + params["bias"]
+    normed = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6) * params["point_norm"]["scale"]
+    weight = np.exp(normed @ params["query"]["kernel"])
+    pooled = (h * weight / weight.sum(1, keepdims=True)).sum(1)
+    stream = params | {"input": {"kernel": np.eye(8, dtype=np.float32), "bias": np.zeros(8, np.float32)}}
+    expected = by_hand(stream, pooled, np.ones((2, 1)))
+    np.testing.assert_allclose(head.apply({"params": params}, x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_attention_over_layers_finds_the_layer_that_knows():
+    (evidence, correct), (fresh, truth) = world(rows=600), world(rows=1000, seed=1)
+
+    def layered(evidence):
+        blind = np.random.default_rng(9).normal(size=(2, *evidence.x[:, 0].shape)).astype(np.float32)
+        return Evidence(evidence.answers, np.stack([blind[0], evidence.x[:, 0], blind[1]], 1))
+
+    head = neural.make(**SMALL | {"head": "layers"}).fit(layered(evidence), correct, KEY)
+    assert metrics.auc(head.score(layered(fresh)), truth) > 0.85
+
+
+def test_attention_over_one_layer_is_refused():
+    with pytest.raises(ValueError, match="head='layers' weighs 2 probe points or more, here is 1: name more of observe.layers"):
+        neural.make(**SMALL | {"head": "layers"}).fit(*world(), KEY)
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head='mpl': allowed are mlp, linear, layers; change trust.neural.head"):
+        neural.make(head="mpl")
+
+
+def test_each_member_of_an_ensemble_is_the_head_that_its_seed_gives_alone(fitted):
+    evidence, correct = world()
+    assert len(fitted["ensemble"].members) == 3
+    for seed, member in enumerate(fitted["ensemble"].members):
+        single = neural.make(**SMALL, seed=seed).fit(evidence, correct, KEY)
+        np.testing.assert_allclose(member.score(evidence), single.score(evidence), atol=1e-5)
+        assert single.held_back == pytest.approx(member.held_back, abs=1e-5)
+    scores = np.stack([member.score(evidence) for member in fitted["ensemble"].members])
+    assert abs(scores[0] - scores[1]).max() > 1e-2
+    np.testing.assert_allclose(fitted["ensemble"].score(evidence), (scores.mean(0) + scores.min(0)) / 2, atol=1e-6)
+
+
+def test_an_ensembles_score_rises_with_each_member_and_falls_with_the_penalty():
+    rng = np.random.default_rng(0)
+    each = rng.random((4, 500)).astype(np.float32)
+    each[:, 0], each[:, 1], each[:, 2] = 0, 1, 0.5  # agreement
+    for penalty in (0.0, 0.3, 1.0):
+        score = ensemble.combined(each, penalty)
+        assert score.min() >= 0 and score.max() <= 1 and (score >= each.min(0) - 1e-6).all()
+        for member in range(4):
+            surer = each.copy()
+            surer[member] += (1 - surer[member]) * rng.random(500).astype(np.float32)
+            assert (ensemble.combined(surer, penalty) >= score - 1e-6).all()
+    loose, strict = (ensemble.combined(each, penalty) for penalty in (0.2, 0.8))
+    assert (strict <= loose).all() and (strict < loose).any()
+    np.testing.assert_allclose(ensemble.combined(each, 0.0), each.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(ensemble.combined(each, 1.0), each.min(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        ({"size": 0}, "size=0: allowed is 1 to 1000; change trust.ensemble.size"),
+        ({"penalty": 1.5}, "penalty=1.5: allowed is 0 to 1"),
+        ({"widht": 3}, "knows no 'widht'.*did you mean 'width'"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_refused(args, said):
+    with pytest.raises(ValueError, match=said):
+        plugins.make("trust", "ensemble", **args)
+
+
+@pytest.mark.parametrize("name", ["neural", "linear", "ensemble"])
+def test_constant_evidence_gets_constant_scores(name, fitted):
+    evidence, _ = world(rows=40)
+    still = Evidence(evidence.answers, np.broadcast_to(evidence.x[:1], evidence.x.shape))
+    assert np.ptp(fitted[name].score(still)) < 1e-6

@@ -219,6 +219,57 @@ def curve(key: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     return out[0]
 
 
+def parallel(
+    axes: Mapping[str, Sequence[str]], head: np.ndarray, measures: Mapping[str, np.ndarray], best: int, *, narrow: bool = False
+) -> str:
+    """Draws each head of a sweep as a line through its settings to what was measured; the chosen one stands out.
+
+    Heads of one value pass it side by side, the better ones higher, so that all lines can be told apart.
+
+    Args:
+        axes: the values of each setting that was varied.
+        head: i[H, axes], the place of each head's value among them.
+        measures: f[H] each, NaN where unknown; the first one tints the lines, and heads without it are left out.
+        best: the chosen head.
+        narrow: for a phone.
+    """
+    names = [*axes, *measures]
+    size = (3.9, 3.6) if narrow else (7.6, 3.6)
+    with _canvas("parallel-narrow" if narrow else "parallel", size, "settings and quality of the heads of the sweep") as (
+        figure,
+        out,
+    ):
+        drawn = figure.add_axes((0.05, 0.04, 0.86, 0.8))
+        drawn.set(xlim=(-0.15, len(names) - 0.85), ylim=(-0.03, 1.03))
+        ends = {key: (np.nanmin(values), np.nanmax(values)) for key, values in measures.items()}
+        scaled = {key: (values - ends[key][0]) / max(np.ptp(ends[key]), 1e-9) for key, values in measures.items()}
+        tint = next(iter(scaled.values()))
+        band = [(head[:, at] + 0.2 + 0.6 * tint) / len(values) for at, values in enumerate(axes.values())]
+        line = np.stack([*band, *scaled.values()], 1)
+        for h in sorted(np.flatnonzero(np.isfinite(tint)), key=lambda h: (h == best, tint[h])):
+            style = {"color": "#0072b2", "lw": 0.9, "alpha": 0.15 + 0.6 * tint[h]}
+            if h == best:
+                style = {"color": "#d55e00", "lw": 2.2}
+            drawn.plot(range(len(names)), line[h], solid_capstyle="round", **style)
+        for at, key in enumerate(names):
+            weight = "bold" if key in measures else "normal"
+            drawn.text(at, 1.06, key.replace("_", "\n").replace(" ", "\n"), ha="center", va="bottom", weight=weight)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+        for at, values in enumerate(axes.values()):
+            for place, value in enumerate(values):
+                low, high = ((place + edge) / len(values) for edge in (0.12, 0.88))
+                drawn.plot([at, at], [low, high], color=INK, lw=2.4, zorder=0)
+                drawn.text(at + 0.05, (low + high) / 2, value, va="center", zorder=9, bbox=plate)
+        for at, key in enumerate(measures, len(axes)):
+            drawn.plot([at, at], [0, 1], color=FAINT, lw=1, zorder=0)
+            for y, value in enumerate(ends[key]):
+                drawn.text(at + 0.05, y, f"{value:.3f}", va="center", zorder=9, bbox=plate)
+        drawn.set_xticks([])
+        drawn.set_yticks([])
+        _strip(drawn)
+    return out[0]
+
+
 _GUIDES = ("base", "gt", "teacher_accuracy")
 
 

@@ -371,12 +371,10 @@ def calibrate(
     run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher: Model, calibration: Calibration | None = None
 ) -> Stored:
     """A fitted trust function, as a folder `trust`; it outlives its run. A row that holds back has not seen `calibration`."""
-    observing, asking = run.config.observe, run.config.teacher
-    about = {"teacher": teacher.name, "teacher_key": teacher.key, "domain": run.config.domain, "style": asking.style}
-    about |= {"layers": list(observing.layers), "token": observing.token, "shots": len(labelled.shown)}
+    fitted_on = about(run, teacher, labelled)
     part = {"held": calibration.held} if calibration and row.holds_back else {}
     if row.flipped:
-        correct, about = ~correct, {**about, "flipped": True}
+        correct, fitted_on = ~correct, {**fitted_on, "flipped": True}
 
     def fit(work, **inputs):
         evidence, right = labelled.evidence(opened(given)), correct
@@ -384,7 +382,7 @@ def calibrate(
             fitting = np.flatnonzero(~part["held"])
             evidence, right = evidence[fitting], right[fitting]
         fitted = plugins.make("trust", row.trust, **row.args).fit(evidence, right, run.key("calibrate"))
-        artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=about)
+        artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=fitted_on)
 
     def copy(work, **inputs):
         (work.out / "trust").mkdir()
@@ -405,7 +403,7 @@ def calibrate(
         alone=True,
         trust=row.trust,
         args=row.args,
-        about=about,
+        about=fitted_on,
         answered=labelled.answered,
         observed=labelled.observed,
         given=given,
@@ -413,6 +411,20 @@ def calibrate(
         seed=run.seed,
         **part,
     )
+
+
+def about(run: Run, teacher: Model, labelled: Looked) -> dict[str, Any]:
+    """What a trust function is fitted on, for those who reuse it."""
+    observing, asking = run.config.observe, run.config.teacher
+    return {
+        "teacher": teacher.name,
+        "teacher_key": teacher.key,
+        "domain": run.config.domain,
+        "style": asking.style,
+        "layers": list(observing.layers),
+        "token": observing.token,
+        "shots": len(labelled.shown),
+    }
 
 
 def trust(run: Run, row: Row, fitted: Stored, unlabelled: Looked, given: Mapping[str, Any]) -> Stored:
@@ -679,6 +691,67 @@ def audit(
         labels=row.labels,
         gold=Ref(gold, digest(gold)),
     ).value
+
+
+def source_and_target(run: Run, teacher: Model) -> tuple[Looked, np.ndarray, Looked]:
+    """What a sweep fits trust functions on and has them judge: the source, which of its labels are right, and the target.
+
+    Raises:
+        ValueError: whatever asking the teacher is refused for.
+    """
+    source, target = (ask(run.task, role) for role in ("source", "target"))
+    refuse_overlap(source=source, target=target)
+    seen = label(run, teacher, source, target, run.task.gold("source"), None)
+    return seen.labelled, seen.correct, seen.unlabelled
+
+
+def appraise(run: Run, chosen: Stored, scores: Stored, unlabelled: Looked) -> Stored:
+    """How good the scores of a sweep's heads are on the target, after the fact.
+
+    Args:
+        chosen: the stored choice of a head.
+        scores: whose value has `score` f32[E, R], of E heads.
+        unlabelled: the target, which was scored.
+
+    Returns:
+        `auc`, `auc_lo`, `auc_hi`, `purity`, f64[E], NaN where undefined; the purity is of the `taught` most trusted labels.
+
+    Raises:
+        ValueError: no head has been chosen yet.
+    """
+    if not (chosen.path / "manifest.json").exists():
+        raise ValueError("no head has been chosen, so looking at the target's gold could still change the choice; choose first")
+    gold, section = run.task.gold("target"), run.config.select
+    answers = unlabelled.answers
+    group = {q.id: q.group or q.id for q in ask(run.task, "target")}
+    cluster = tuple(group[i] for i in answers.question_id)
+    answered = len({i for i, final in zip(answers.question_id, answers.final, strict=True) if final != ""})
+    wanted = round(section.fraction * answered) if section.rule == "fraction" else section.n
+    taught = min(max(wanted, 1), answered)
+
+    def fn(work, **inputs):
+        each = scores.value["score"]
+        if gold is None:
+            return {name: np.full(len(each), np.nan) for name in ("auc", "auc_lo", "auc_hi", "purity")} | {"taught": taught}
+        correct, found = gold.grade(answers), []
+        for score in each:
+            row = selection.top_n(score, answers, n=taught).row
+            a = metrics.audit(score, correct, row, cluster=cluster)
+            found.append([np.nan if v is None else v for v in (a.auc, *(a.auc_interval or (None, None)), a.purity)])
+        return dict(zip(("auc", "auc_lo", "auc_hi", "purity"), np.float64(found).T)) | {"taught": taught}
+
+    return run.stage(
+        "appraise",
+        fn,
+        code=("w2s_jax.metrics", "w2s_jax.selection", *plugins.source_words("task", run.config.tasks.name)),
+        label="appraise heads",
+        chosen=chosen,
+        scores=scores,
+        answered=unlabelled.answered,
+        cluster=cluster,
+        taught=taught,
+        gold=Ref(gold, digest(gold)),
+    )
 
 
 def digest(gold: Gold | None) -> str:

@@ -27,6 +27,7 @@ from w2s_jax import figures
 from w2s_jax.analysis.transfer import Cell
 from w2s_jax.certificate import sentence
 from w2s_jax.chain import Point
+from w2s_jax.grid import Grid
 from w2s_jax.recovery import MEAN, Summary
 from w2s_jax.types import Audit, Certificate, Recovery
 
@@ -122,6 +123,98 @@ def write(
     return page
 
 
+def write_sweep(folder: str | epath.Path, grid: Grid, *, title: str, command: str) -> None:
+    """Writes a sweep's table as sweep.json, sweep.csv, sweep.md and index.html, the best head first.
+
+    Args:
+        folder: made if need be.
+        grid: the sweep.
+        title: what was swept.
+        command: that runs an experiment with the best head.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    order = ranked(grid)
+    measured = ("auc", "auc_lo", "auc_hi", "purity")
+    heads = [
+        {
+            "head": h,
+            "settings": dict(grid.head[h]),
+            "held_back_auc": _known(grid.quality[h]),
+            "epoch": int(grid.epoch[h]),
+            "target": {name: _known(getattr(grid, name)[h]) for name in measured},
+        }
+        for h in order
+    ]
+    found = {"schema": 1, "axes": {name: list(values) for name, values in grid.axes.items()}, "best": grid.best}
+    (folder / "sweep.json").write_text(json.dumps(found | {"taught": grid.taught, "heads": heads}, indent=1) + "\n")
+    names = ["head", *grid.axes, "held_back_auc", "epoch", *(f"target_{name}" for name in measured)]
+    lines = [
+        [
+            h,
+            *(grid.head[h][name] for name in grid.axes),
+            grid.quality[h],
+            grid.epoch[h],
+            *(getattr(grid, m)[h] for m in measured),
+        ]
+        for h in order
+    ]
+    (folder / "sweep.csv").write_text(_csv(names, [[v.item() if isinstance(v, np.generic) else v for v in li] for li in lines]))
+    top, body = sweep_table(grid, order)
+    note = sweep_note(grid)
+    (folder / "sweep.md").write_text("\n".join([f"# {title}", "", *_markdown_table(top, body), "", note, ""]))
+    places = np.array([[grid.axes[name].index(one[name]) for name in grid.axes] for one in grid.head])
+    measures = {"held-back AUC": grid.quality} | ({} if np.isnan(grid.auc).all() else {"target AUC": grid.auc})
+    shown = ({name: [_setting(v) for v in values] for name, values in grid.axes.items()}, places, measures, grid.best)
+    drawings = "".join(
+        f'<div class="{kind}">{figures.parallel(*shown, narrow=kind == "narrow")}</div>' for kind in ("wide", "narrow")
+    )
+    caption = "<b>Every head of the sweep</b>, from its settings to what it reaches; the chosen one in orange."
+    page = [
+        f"<h1>{_e(title)}</h1>",
+        f'<p class="lead">{_e(note)}</p>',
+        _figure(drawings, caption),
+        f"<section><h2>Heads</h2>{_table(top, body)}</section>",
+        f"<section><h2>A run with the best head</h2><pre>{_e(command)}</pre></section>",
+    ]
+    (folder / "index.html").write_text(_PAGE.format(title=_e(title), body="\n".join(page)))
+
+
+def ranked(grid: Grid) -> list[int]:
+    """The heads of a sweep, the best first, those that diverged last."""
+    return sorted(range(len(grid.head)), key=lambda h: (-np.nan_to_num(grid.quality[h], nan=-np.inf), h))
+
+
+def sweep_table(grid: Grid, order: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    """The heads of a sweep in that order: titles, and a line for each."""
+    top = ["head", *(name.replace("_", " ") for name in grid.axes), "held-back AUC", "epoch", "target AUC", "purity"]
+    body = []
+    for h in order:
+        limits = "" if np.isnan(grid.auc_lo[h]) else f" [{grid.auc_lo[h]:.3f}, {grid.auc_hi[h]:.3f}]"
+        target = [_number(_known(grid.auc[h]), 3) + limits, _number(_known(grid.purity[h]), 3)]
+        settings = (_setting(grid.head[h][name]) for name in grid.axes)
+        body.append([str(h), *settings, _number(_known(grid.quality[h]), 3), str(grid.epoch[h]), *target])
+    return top, body
+
+
+def sweep_note(grid: Grid) -> str:
+    """What the numbers of a sweep are, and what they are not."""
+    lost = int(np.isnan(grid.quality).sum())
+    return (
+        f"Head {grid.best} of {len(grid.head)} was chosen by its AUC on held-back source rows alone; the best of many is too "
+        "high an estimate of that AUC. The target was looked at afterwards, for this report; purity is of its "
+        f"{grid.taught:,} most trusted labels." + (f" {lost} heads diverged." if lost else "")
+    )
+
+
+def _setting(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def to_json(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
     """Returns recovery.json: keys sorted, floats to 6 places.
 
@@ -154,7 +247,7 @@ def terminal_table(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:
                 s.verdict or ("reference" if s.gt is not None else "no gold"),
             ]
             table.append(cells + [" ".join(_percent(v, 0) for v in by_seed[s.method])] * many)
-        lines += [_heading(link, part), _guides(part), "", *_aligned(table), ""]
+        lines += [_heading(link, part), _guides(part), "", *aligned(table), ""]
         if any(s.uses_target_gold for s in part):
             lines.append(LEGEND)
         lines += [f"{', '.join(methods)}: {reason}" for reason, methods in _reasons(part).items()]
@@ -229,7 +322,7 @@ def to_html(
 
 def chain_table(snowball: Snowball) -> str:
     """Returns a chain and its controls as plain aligned text, one line for each generation, and why it stopped."""
-    tables = ["\n".join(_aligned([head, *body])) for head, body in (_generations(snowball), _detected(snowball))]
+    tables = ["\n".join(aligned([head, *body])) for head, body in (_generations(snowball), _detected(snowball))]
     return "\n\n".join([*tables, "\n".join(_endings(snowball))]) + "\n"
 
 
@@ -624,7 +717,8 @@ def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     return out.getvalue()
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose columns stand below each other."""
     widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
     words = {0, *(at for at, name in enumerate(table[0]) if name in ("verdict", "by seed"))}
     return [
@@ -795,7 +889,7 @@ def write_transfer(
 
 def transfer_table(cells: Sequence[Cell], tiers: Tiers) -> str:
     """Returns the matrix as plain aligned text, one line for each cell, below the means of each tier."""
-    return "\n\n".join("\n".join(_aligned([head, *body])) for head, body in (_by_tier(tiers), _cells(cells))) + "\n"
+    return "\n\n".join("\n".join(aligned([head, *body])) for head, body in (_by_tier(tiers), _cells(cells))) + "\n"
 
 
 def _by_tier(tiers: Tiers) -> tuple[list[str], list[list[str]]]:

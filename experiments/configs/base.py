@@ -47,6 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.trust.from_ = ""  # folder of a fitted trust function to use again, instead of fitting one
     for word in ("neural", "confidence", "controls", *TRUST):
         c.trust[word] = ConfigDict(keywords("trust", word))
+    c.trust.ensemble = ConfigDict({**keywords("trust", "ensemble"), **keywords("trust", "neural")})  # of neural heads
 
     # 6 select
     c.select = ConfigDict()
@@ -78,6 +79,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.naive_all = row("controls", kind="constant", everything=True)
     c.method.confidence = row("confidence")
     c.method.ntf = row("")
+    c.method.ntf_linear = row("neural", head="linear")
+    c.method.ntf_layers = row("neural", head="layers")  # of several observe.layers
+    c.method.ntf_ensemble = row("ensemble")
     c.method.shuffled = row("controls", kind="shuffled", of="ntf")
     c.method.flipped = row("", flipped=True)
     c.method.same_purity = row("controls", kind="same_purity", of="ntf")
@@ -221,7 +225,8 @@ def keywords(kind: str, word: str) -> dict:
     The task's seed is the run's.
     """
     found = plugins.defaults(kind, word)
-    found.pop("seed", None)
+    if kind == "task":
+        found.pop("seed", None)
     return {name: placeholder(value) if isinstance(value, type) else value for name, value in found.items()}
 
 

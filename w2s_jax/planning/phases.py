@@ -4,7 +4,7 @@
     answer     `choosing.candidate_logits` (letters) or `choosing.continuation_logp` (texts); where answers are free
                `slots.read` (prompts) and `slots.write`
     observe    `features.gathered`
-    calibrate  `neural.train`, on one device
+    calibrate  `neural.train_heads`, one head on one device
     teach      `trainer.train_step`; where a student learns from what it writes, before it `slots.read`, `slots.write` and
                `online.rescored` (old and reference log-probabilities)
     score      as `answer`, of the student
@@ -235,18 +235,19 @@ def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     """The trust head is fitted, on one device."""
     function = plugins.make("trust", "neural", **config.trust.neural.to_dict())
     place = NamedSharding(Mesh(mesh.devices.flat[:1], "one"), PartitionSpec())
-    num_features = len(config.observe.layers) * shape.width
-    parts = [
+    seen = (len(config.observe.layers), shape.width)
+    source = tuple(
         shaped(lengths, jnp.float32)
         for num_rows in (max(SOURCE_ROWS, function.batch_rows), SOURCE_ROWS // 4)
-        for lengths in ((num_rows, num_features), (num_rows,), (num_rows,))
-    ]
-    hyper = neural.Hyper(**dict.fromkeys(function.hyper, shaped((), jnp.float32)))
-    arguments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (*parts, hyper, jax.eval_shape(jax.random.key, 0))
+        for lengths in ((num_rows, *seen), (num_rows,), (num_rows,))
     )
-    static = {"head": function.head, "epochs": function.epochs, "batch_rows": function.batch_rows}
-    return Phase("calibrate head", "trust.neural", neural.train, arguments, static)
+    hyper = neural.Hyper(**dict.fromkeys(function.hyper, shaped((1,), jnp.float32)))
+    key = jax.eval_shape(lambda: jax.random.key(0)[None])
+    num_rows = shaped((1,), jnp.float32) if function.source_rows else None
+    varied = (hyper, key, None, num_rows)
+    arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (source, *varied))
+    static = {"head": function.head, "epochs": function.epochs, "batch_rows": function.batch_rows, "mesh": None}
+    return Phase("calibrate head", "trust.neural", neural.train_heads, arguments, static)
 
 
 def teach(config: ConfigDict, objective: Objective | OnPolicy, shape: DecoderConfig, mesh: Mesh) -> list[Phase]:
