@@ -637,8 +637,8 @@ def test_an_ensembles_score_rises_with_each_member_and_falls_with_the_penalty():
             assert (ensemble.combined(surer, penalty) >= score - 1e-6).all()
     loose, strict = (ensemble.combined(each, penalty) for penalty in (0.2, 0.8))
     assert (strict <= loose).all() and (strict < loose).any()
-    np.testing.assert_allclose(ensemble.combined(each, 0.0), each.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(ensemble.combined(each, 1.0), each.min(0), rtol=1e-6)
+    np.testing.assert_allclose(ensemble.combined(each, 0.0), each.mean(0), atol=1e-6)
+    np.testing.assert_allclose(ensemble.combined(each, 1.0), each.min(0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
