@@ -29,7 +29,7 @@ from experiments import main as cli
 
 AXIS = flags.DEFINE_multi_string("axis", [], "A compiled axis, name=value,value,...; several times for several.")
 OUTER = flags.DEFINE_multi_string("outer", [], "An axis of static shapes, name=value,value,...")
-MOST = flags.DEFINE_integer("heads", 64, "Heads of a program at most; fewer where memory is short.", lower_bound=1)
+MOST = flags.DEFINE_integer("together", 64, "Heads of a program at most; fewer where memory is short.", lower_bound=1)
 ON_SCREEN = 10  # heads
 
 
