@@ -110,7 +110,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import chain, pipeline, processes, recovery, report
+    from w2s_jax import chain, chain_page, pipeline, processes, recovery, report
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows
 
@@ -146,12 +146,12 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     if chains:
         final = chains[-1].own[-1]
         last, prefix = final.trial, f"{one.prefix}gen {final.number} "
-    told = report.Snowball(chain.snowball(chains, summary), chain.plain(chains)) if chains else None
+    told = chain_page.Snowball(chain.snowball(chains, summary), chain.plain(chains)) if chains else None
     shown = {"rows": rows, "summary": summary, "audits": last.audits, "certificates": last.certificates, "snowball": told}
     shown["learning"] = read_learning(workdir, store, prefix, last.trained)
     report.write(folder, **shown, context={"config": config.to_yaml()})
     link_results(workdir, store)
-    print(report.terminal_table(rows, summary) if told is None else report.chain_table(told))
+    print(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")

@@ -51,7 +51,7 @@ def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, g
     Raises:
         ValueError: whatever is wrong with the axes, the config, its data or its models.
     """
-    from w2s_jax import grid, processes, report
+    from w2s_jax import grid, processes, sweep_page, typesetting
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check
 
@@ -67,10 +67,10 @@ def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, g
         return folder
     export(os.path.join(folder, "best"), swept, given)
     command = f"python -m experiments.main $(cat {folder}/best/flags.txt)"
-    report.write_sweep(folder, swept, title=f"{config.name}: a sweep of {len(swept.head)} trust heads", command=command)
-    top, body = report.sweep_table(swept, report.ranked(swept)[:ON_SCREEN])
-    print("\n".join(report.aligned([top, *body])))
-    cli.say(f"{report.sweep_note(swept)}\nsweep: {folder}/index.html\nbest head: {command}")
+    sweep_page.write(folder, swept, title=f"{config.name}: a sweep of {len(swept.head)} trust heads", command=command)
+    top, body = sweep_page.table(swept, sweep_page.ranked(swept)[:ON_SCREEN])
+    print("\n".join(typesetting.aligned([top, *body])))
+    cli.say(f"{sweep_page.note_on(swept)}\nsweep: {folder}/index.html\nbest head: {command}")
     return folder
 
 

@@ -53,7 +53,7 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     Raises:
         ValueError: whatever is wrong with the config, a set or the teacher.
     """
-    from w2s_jax import processes, report
+    from w2s_jax import processes, transfer_page
     from w2s_jax.analysis import transfer
     from w2s_jax.run import Run, find_model
 
@@ -67,8 +67,8 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     cells = transfer.matrix(datasets, find_model(one, config.teacher.model), keep=keep)
     folder = f"{workdir}/transfer"
     if processes.is_first():
-        report.write_transfer(folder, cells, transfer.by_tier(cells), context={"config": config.to_yaml()})
-        print(report.transfer_table(cells, transfer.by_tier(cells)))
+        transfer_page.write(folder, cells, transfer.by_tier(cells), context={"config": config.to_yaml()})
+        print(transfer_page.terminal_table(cells, transfer.by_tier(cells)))
         cli.say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s)")
     processes.barrier("transfer written")
     return folder

@@ -39,7 +39,8 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("pipeline",),  # L7
     ("chain", "planning", "grid"),  # L8
     ("analysis", "theory"),  # L9
-    ("figures",),
+    ("figures", "typesetting"),
+    ("chain_page", "sweep_page", "transfer_page"),
     ("report",),  # L10
     ("experiments",),
 )
