@@ -294,6 +294,17 @@ def test_the_first_change_that_fits_is_found_by_compiling_it(monkeypatch):
     config, devices = toy.get_config(), tuple(jax.devices()[:1])
     needs = budget.budget(*scoring(config, devices), topology.Chip("cpu", None, None, None)).needs
     chip = topology.Chip("cpu", needs - 1, 1.0, 1.0)
+def test_a_loop_that_may_end_before_its_last_step_counts_all_of_them():
+    c = toy.get_config("interface=free")
+    (write,) = (p for p in phases.phases(c, jax.devices("cpu")[:1]) if p.name == "answer teacher (write)")
+
+    def flops(num_steps):
+        phase = dataclasses.replace(write, settings={**write.settings, "num_steps": num_steps})
+        return hlo.cost(phase.lower().compile().as_text()).flops
+
+    assert flops(12) == 6 * flops(2) > 0
+
+
     planner = search.Planner(topology.Topology("cpu:1", devices, chip, True, ""), log=lambda line: None)
     assert not planner.budget(*scoring(config, devices)).fits
     change = search.smallest_change(config, planner, scoring(config, devices))
