@@ -170,6 +170,7 @@ def share(
     for other in others:
         for i, final in zip(other.question_id, other.final, strict=True):
             said.setdefault(i, []).append(final)
+        **run.judged_by,
     rows = list(zip(answers.question_id, answers.final, strict=True))
     if lost := [i for i, _ in rows if i not in said]:
         raise ValueError(

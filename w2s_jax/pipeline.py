@@ -216,6 +216,7 @@ def examine(
         gold=Ref(gold, digest(gold)),
     )
     return looked, graded.value
+        **run.judged_by,
 
 
 def believe(
@@ -594,6 +595,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         reading = {"task": run.config.tasks.to_dict(), "writing": writing_of(section), "shape": section.shape.to_dict()}
         code += ("w2s_jax.student.online", *plugins.source_words("task", run.config.tasks.name))
         code += rewards.source_words(objective.rewards)
+        reading |= run.judged_by
     return run.stage(
         "teach",
         fn,
@@ -646,6 +648,7 @@ def score(
         gold=Ref(gold, digest(gold)),
     ).value
 
+        **run.judged_by,
 
 def audit(
     run: Run,
@@ -692,6 +695,7 @@ def audit(
         gold=Ref(gold, digest(gold)),
     ).value
 
+        **run.judged_by,
 
 def source_and_target(run: Run, teacher: Model) -> tuple[Looked, np.ndarray, Looked]:
     """What a sweep fits trust functions on and has them judge: the source, which of its labels are right, and the target.
@@ -753,6 +757,7 @@ def appraise(run: Run, chosen: Stored, scores: Stored, unlabelled: Looked) -> St
         gold=Ref(gold, digest(gold)),
     )
 
+        **run.judged_by,
 
 def digest(gold: Gold | None) -> str:
     """The content key of gold answers: they enter a store key only through it, never a file."""

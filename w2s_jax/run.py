@@ -121,6 +121,12 @@ def find_model(run: Run, word: str) -> Model:
     if peft_io.is_adapter(folder):
         return adapted(run, name, folder)
     hf_io.check(folder)  # a student is loaded hours later: what is wrong with it is said now
+    @property
+    def judged_by(self) -> dict[str, Any]:
+        """What a stage that grades answers takes as an input beside the task's code: the packages that its `agree` goes by."""
+        versions = self.task.judged_by() if hasattr(self.task, "judged_by") else {}
+        return {"judged_by": versions} if versions else {}
+
     return Model(name, folder, run.store.content_key(folder), hub_id="" if folder == word else word)
 
 

@@ -37,4 +37,5 @@ class Task(Protocol):
 
     # A task whose answers can be the same without being equal strings gives `Gold.agree`, and offers it as
     # `agree(found, wanted) -> bool[R]` itself; without it, equality of strings is meant. If that may fail on some answers, its
-    # `graded() -> str` says how often it did; the pipeline logs it.
+    # `graded() -> str` says how often it did; the pipeline logs it. Where it goes by other packages, `judged_by() -> {name:
+    # version}` names them: they enter the keys of the stages that grade.

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.tasks import rows
+from w2s_jax.tasks import grading, rows
 from w2s_jax.tasks.grading import Grader
 from w2s_jax.tasks.rows import Hub
 from w2s_jax.types import Gold, Question
@@ -438,6 +438,10 @@ def make(
         gold[role] = (
             Gold(
                 tuple(row.id for row in found),
+    def judged_by(self) -> dict[str, str]:
+        """The packages that `agree` goes by, and their versions."""
+        return grading.versions()
+
                 tuple((row.answer,) for row in found),
                 text=tuple(worked(row.solution, row.answer) for row in found),
                 agree=grader.agree,
