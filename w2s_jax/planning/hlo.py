@@ -208,6 +208,8 @@ class Walk:
 
         def origin(operand: str) -> Instruction:
             at = inside[operand]
+            while at.opcode in VIEWS:
+                at = inside[at.operands[0]]
             return given.get(int(at.given), at) if at.opcode == "parameter" else at
 
         for instruction in inside.values():
