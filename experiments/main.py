@@ -6,6 +6,7 @@ Several processes that are started with --coordinator, --num_processes and --pro
 `launch/` starts them.
 """
 
+import ast
 import collections
 import difflib
 import importlib.util
@@ -101,8 +102,14 @@ def check_backend(wanted: str | None) -> None:
         )
 
 
-def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) -> str:
+def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, tell: Callable[[str], None] = print) -> str:
     """Runs every seed of a config and writes the report; returns the report's folder. With several processes the first writes.
+
+    Args:
+        config: of the run.
+        workdir, store: folders.
+        wandb: log to Weights & Biases too.
+        tell: hears the table.
 
     Raises:
         ValueError: whatever is wrong with the config, its data, its models or its folders, in one message.
@@ -151,7 +158,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False) ->
     shown["learning"] = read_learning(workdir, store, prefix, last.trained)
     report.write(folder, **shown, context={"config": config.to_yaml()})
     link_results(workdir, store)
-    print(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))
+    tell(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
@@ -318,6 +325,33 @@ def wrong_key(config: ConfigDict, path: str) -> str:
             return f"{walked} has no key {word!r}{hint} (its keys: {', '.join(node.keys())})"
         node, walked = node[word], f"{walked}.{word}"
     return ""
+
+
+def set_key(config: ConfigDict, path: str, text: str) -> None:
+    """Sets a dotted key to the value that a text says, of the type that the key has.
+
+    Raises:
+        ValueError: there is no such key, it is a section, or the text is no value of its type.
+    """
+    if problem := wrong_key(config, path):
+        raise ValueError(problem)
+    *sections, last = path.split(".")
+    node = config
+    for word in sections:
+        node = node[word]
+    kind = node.get_type(last)
+    if issubclass(kind, ConfigDict):
+        raise ValueError(f"config.{path} is a section; name one of its keys: {', '.join(node[last].keys())}")
+    try:
+        if text == "None" and node[last] is None:
+            value = None
+        elif kind is bool:
+            value = {"true": True, "false": False}[text.lower()]
+        else:
+            value = kind(text) if kind in (str, int, float) else ast.literal_eval(text)
+        node[last] = value
+    except (ValueError, SyntaxError, TypeError, KeyError):
+        raise ValueError(f"config.{path}={text}: {text!r} is no {kind.__name__}; correct the value") from None
 
 
 if __name__ == "__main__":

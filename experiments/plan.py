@@ -17,7 +17,7 @@ from experiments import result
 
 FLAGS = flags.FLAGS
 TOPOLOGY = flags.DEFINE_string("topology", None, "Devices: v5e:4x4, v5p:2x2x1, v6e:2x2, gpu:h200x8, cpu:2.", required=True)
-STAGES = flags.DEFINE_list("stages", [], "Plan these stages only: pretrain, answer, observe, calibrate, teach, score.")
+STAGES = flags.DEFINE_list("stages", [], "Plan these stages only: pretrain, answer, observe, gather, calibrate, teach, score.")
 SEARCH = flags.DEFINE_bool("search", True, "Where something does not fit, seek the smallest change of the config that does.")
 
 
@@ -42,13 +42,16 @@ def plan(config, word: str, *, stages=(), search: bool = True) -> dict:
         ValueError: no such topology, stage or model, or a mesh that does not divide.
     """
     cli.quiet_libraries()
+    from w2s_jax.models import sharding
     from w2s_jax.planning import search as seeking
     from w2s_jax.planning import topology
-    from w2s_jax.planning.phases import phases
+    from w2s_jax.planning.phases import judges, links_of, phases
+    from w2s_jax.settings import check
 
     devices = topology.find(word)
     planner = seeking.Planner(devices, cli.say)
     programs = phases(config, devices.devices)
+    rows = check(config, sharding.make_mesh(**config.mesh, devices=devices.devices))
     known = dict.fromkeys(phase.stage for phase in programs)
     if unknown := [stage for stage in stages if stage not in known]:
         raise ValueError(f"--stages={','.join(unknown)}: this run has {', '.join(known)}")
@@ -64,7 +67,8 @@ def plan(config, word: str, *, stages=(), search: bool = True) -> dict:
 
     return {
         "config": config.name,
-        "models": [config.teacher.model, config.student.model],
+        "models": [config.teacher.model, *(link.student for link in links_of(config))],
+        "judges": {name: word for name, (_, word) in judges(rows).items()},
         "mesh": config.mesh.to_dict(),
         "topology": word,
         "num_devices": len(devices.devices),
@@ -91,6 +95,8 @@ def report(found: dict) -> str:
         f"{found['topology']}: {found['num_devices']} x {found['device']['kind']} with {each} each; mesh {mesh}",
         f"jax {found['versions']['jax']}, {found['versions']['compiler']}" + ("" if found["exact"] else "; " + ESTIMATE),
         "",
+        *(f"{name}: {word}" for name, word in found["judges"].items()),
+        *([""] if found["judges"] else []),
         *table(found["phases"]),
     ]
     if any(phase["output"] is not None and phase["flops"] is None for phase in found["phases"]):

@@ -1,13 +1,15 @@
-"""Trains a grid of trust heads in few compiled programs, and chooses one on held-back source rows.
+"""Sweeps: a grid of trust heads, trained in few programs, of which one is chosen; or a table over whole runs.
 
     python -m experiments.sweep --config=experiments/configs/quickstart.py \
         --axis=lr=1e-4,3e-4,1e-3 --axis=seed=0,1,2,3 --axis=dropout=0,0.1,0.3 --outer=width=64,256
 
+    python -m experiments.sweep --config=experiments/configs/quickstart.py \
+        --staged=select.n=100,200,400 --staged=student.training.lr=1e-4,3e-4
+
 An `--axis` is compiled: all its values are trained side by side in one program, on all devices of the mesh. There are seed,
 lr, weight_decay, dropout, drop_path, class_weight, label_noise, source_rows (0 = all) and layer (of observe.layers, one each).
 An `--outer` axis is a static shape, and each combination of values a program of its own: head, width, blocks, expansion, epochs
-and batch_rows. What is not varied stands in config.trust.neural. Settings of other stages are no axes: run experiments.main
-once for each value, over one --store.
+and batch_rows. What is not varied stands in config.trust.neural.
 
 The teacher answers source and target once; a run of the same config and store has done so already. <workdir>/sweep then holds
 the table (sweep.json, sweep.csv, sweep.md, index.html) and `best`: the best head, which a run uses as it is with
@@ -15,7 +17,11 @@ the table (sweep.json, sweep.csv, sweep.md, index.html) and `best`: the best hea
 
     python -m experiments.main $(cat <workdir>/sweep/best/flags.txt)
 
-A killed sweep continues with the chunk of heads where it stopped.
+A `--staged` axis is any key of the config, and each combination of values an ordinary run of all its seeds over one store:
+stages that runs have in common are computed once. <workdir>/staged holds the same four files, with what `--method` reached at
+each point, and the points' own reports. It reports and chooses nothing, see `experiments/staged.py`.
+
+A killed sweep continues where it stopped: with its chunk of heads, or its run's stage.
 """
 
 import os
@@ -26,17 +32,45 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from experiments import main as cli
+from experiments import staged
 
 AXIS = flags.DEFINE_multi_string("axis", [], "A compiled axis, name=value,value,...; several times for several.")
 OUTER = flags.DEFINE_multi_string("outer", [], "An axis of static shapes, name=value,value,...")
 MOST = flags.DEFINE_integer("together", 64, "Heads of a program at most; fewer where memory is short.", lower_bound=1)
+STAGED = flags.DEFINE_multi_string("staged", [], "A config key and its values, key=value,value,...: a run for each.")
+METHOD = flags.DEFINE_string("method", "", "Of a staged sweep: the method that is told; by default the one of trust.name.")
 ON_SCREEN = 10  # heads
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"{argv[1]!r} is no flag; settings are written --config.key=value")
-    cli.guard(lambda: sweep(cli.CONFIG.value, AXIS.value, OUTER.value, most=MOST.value, given=config_flags(sys.argv[1:])))
+    cli.guard(lambda: of_flags(cli.CONFIG.value, AXIS.value, OUTER.value, STAGED.value, METHOD.value))
+
+
+def of_flags(config: ConfigDict, axes: list[str], outer: list[str], points: list[str], method: str) -> str:
+    """The sweep of the kind that the flags are of."""
+    refuse_both(axes, outer, points, method)
+    if points:
+        return staged.sweep(config, points, method)
+    return sweep(config, axes, outer, most=MOST.value, given=config_flags(sys.argv[1:]))
+
+
+def refuse_both(axes: list[str], outer: list[str], points: list[str], method: str) -> None:
+    """Makes sure that the flags are of one kind of sweep.
+
+    Raises:
+        ValueError: they are of both.
+    """
+    if points and (axes or outer):
+        flag = f"--axis={axes[0]}" if axes else f"--outer={outer[0]}"
+        raise ValueError(
+            f"{flag} varies the heads of one run and chooses among them before a student is taught, --staged={points[0]} "
+            "varies whole runs and chooses nothing: sweep the heads first, then the runs, with "
+            "--config.trust.from_=<workdir>/sweep/best"
+        )
+    if method and not points:
+        raise ValueError(f"--method={method} is for the table of a staged sweep: add --staged=key=value,value, or drop it")
 
 
 def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, given: list[str]) -> str:
@@ -67,10 +101,10 @@ def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, g
         return folder
     export(os.path.join(folder, "best"), swept, given)
     command = f"python -m experiments.main $(cat {folder}/best/flags.txt)"
-    sweep_page.write(folder, swept, title=f"{config.name}: a sweep of {len(swept.head)} trust heads", command=command)
-    top, body = sweep_page.table(swept, sweep_page.ranked(swept)[:ON_SCREEN])
+    sweep_page.write_heads(folder, swept, title=f"{config.name}: a sweep of {len(swept.head)} trust heads", command=command)
+    top, body = sweep_page.heads_table(swept, sweep_page.ranked(swept)[:ON_SCREEN])
     print("\n".join(typesetting.aligned([top, *body])))
-    cli.say(f"{sweep_page.note_on(swept)}\nsweep: {folder}/index.html\nbest head: {command}")
+    cli.say(f"{sweep_page.note_on_heads(swept)}\nsweep: {folder}/index.html\nbest head: {command}")
     return folder
 
 

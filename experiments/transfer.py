@@ -99,16 +99,10 @@ def of_set(config: ConfigDict, entry: str) -> tuple[ConfigDict, str, str]:
             )
     for change in changes:
         key, _, value = change.partition("=")
-        if problem := cli.wrong_key(own, key):
-            raise ValueError(f"--sources names {entry!r}: {problem}")
-        *sections, last = key.split(".")
-        section = own
-        for name in sections:
-            section = section[name]
         try:
-            section[last] = value if isinstance(section[last], str) else ast.literal_eval(value)
-        except (ValueError, SyntaxError, TypeError) as error:
-            raise ValueError(f"--sources names {entry!r}: {change!r}: {error}") from error
+            cli.set_key(own, key, value)
+        except ValueError as error:
+            raise ValueError(f"--sources names {entry!r}: {error}") from None
     return own, entry.removeprefix(f"{config.tasks.name}|"), benchmark
 
 

@@ -8,6 +8,7 @@ from tests import tiny
 from w2s_jax import answering
 from w2s_jax.drawing import Drawing
 from w2s_jax.packing import Shape
+from w2s_jax.tasks import math
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import Answers, Question, Ragged, Rollout
 
@@ -29,7 +30,8 @@ def asking(lm):
 )
 def test_an_answers_logp_is_that_of_the_tokens_that_spell_it_last(lm, final, inside):
     tokens, logp = np.array(lm.tokenizer.encode("a b c b", bos=False)), np.array([-1.0, -2.0, -4.0, -8.0])
-    assert answering.span_logp(lm.tokenizer, tokens, logp, final) == pytest.approx(logp[inside].mean())
+    span = answering.last_place(lm.tokenizer.decode(tokens), final)
+    assert answering.span_logp(lm.tokenizer, tokens, logp, span) == pytest.approx(logp[inside].mean())
 
 
 class Pieces:
@@ -46,11 +48,20 @@ class Pieces:
 )
 def test_an_answers_tokens_are_found_inside_words_too(final, inside):
     logp = -(2.0 ** np.arange(10))
-    assert answering.span_logp(Pieces(), np.arange(10), logp, final) == pytest.approx(logp[inside].mean())
+    span = answering.last_place(Pieces().decode(range(10)), final)
+    assert answering.span_logp(Pieces(), np.arange(10), logp, span) == pytest.approx(logp[inside].mean())
+
+
+def test_an_answers_tokens_are_those_of_its_own_spelling():
+    pieces, logp = Pieces(), -(2.0 ** np.arange(8))
+    pieces.text = ("so", " $\\boxed{", "\\d", "frac", "{3}", "4", "}$", ".")
+    text = pieces.decode(range(8))
+    assert math.extract(text) == "3/4" and answering.last_place(text, "3/4") is None
+    assert answering.span_logp(pieces, np.arange(8), logp, math.written(text)) == pytest.approx(logp[2:6].mean())
 
 
 def test_an_answer_without_tokens_has_no_probability(lm):
-    assert answering.span_logp(lm.tokenizer, np.zeros(0, int), np.zeros(0), "") == -np.inf
+    assert answering.span_logp(lm.tokenizer, np.zeros(0, int), np.zeros(0), None) == -np.inf
 
 
 def test_a_chosen_answer_is_an_option_of_its_own_question_with_its_own_logp(lm):
@@ -68,17 +79,23 @@ def test_a_chosen_answer_is_an_option_of_its_own_question_with_its_own_logp(lm):
         np.testing.assert_array_equal(found["extra"][name], found["extra"]["option_logp"].max(1))
 
 
-def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm, tmp_path):
+@pytest.mark.parametrize("spelt", [str, str.upper])  # as it stands in the text, or another way
+def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm, tmp_path, spelt):
     questions = [Question(f"q{i}", "t", prompt) for i, prompt in enumerate(("a b", "c", "d e f"))]
 
     def extract(text):
-        return text.split()[1] if len(text.split()) > 1 else ""
+        return spelt(text.split()[1]) if len(text.split()) > 1 else ""
+
+    def written(text):
+        start = text.rindex(extract(text).lower())
+        return start, start + len(extract(text))
 
     found = answering.by_writing(
         lm,
         questions,
         asking(lm),
         extract,
+        written=None if spelt is str else written,
         num_samples=4,
         drawing=Drawing(1.5),
         max_new_tokens=6,
@@ -100,7 +117,7 @@ def test_a_written_answer_is_read_from_its_text_and_its_logp_from_its_tokens(lm,
         logp = rollout.model_logp[r]
         assert extra["completion_logp"][r] == pytest.approx(logp.mean(), rel=1e-5)
         if answers.final[r]:
-            last = max(t for t, word in enumerate(decoded) if word == answers.final[r])
+            last = max(t for t, word in enumerate(decoded) if spelt(word) == answers.final[r])
             assert extra["answer_logp"][r] == pytest.approx(logp[last], rel=1e-5)
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import types
 
 import jax
 import numpy as np
@@ -314,6 +316,46 @@ def test_members_vote_once_each_and_greedily(written, chosen):
     ours, strong, weak = (stored(workdir, f"answer target{who}").value["answers"].final for who in ("", " strong", " weak"))
     votes = [(a == b) / 2 + (a == c) / 2 for a, b, c in zip(ours, strong, weak, strict=True)]
     np.testing.assert_allclose(stored(workdir, "committee_share target").value, votes)
+
+
+def test_another_model_is_loaded_once_for_source_and_target_and_then_let_go(models, tmp_path, monkeypatch):
+    c = config(models)
+    one = Run(c, 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
+    teacher = find_model(one, c.teacher.model)
+    labelled, _, unlabelled = pipeline.source_and_target(one, teacher)
+    loads = []
+    for name in ("load", "load_classifier"):
+        real = getattr(hf_io, name)
+
+        def recorded(folder, *, real=real, **kw):
+            assert not one.loaded  # two models are never in memory
+            loads.append(pathlib.Path(folder).name)
+            return real(folder, **kw)
+
+        monkeypatch.setattr(hf_io, name, recorded)
+    for method in ("committee", "reward_model", "likelihood"):
+        found = gathering.gather(one, teacher, [unlabelled, labelled], method_row(c, method).asks)
+        assert [len(value.value) for evidence in found for value in evidence.values()] == [60, 60]
+        assert not one.loaded
+    assert loads == ["strong", "judge", "strong"]  # the teacher, a member too, has given its greedy answers already
+
+
+def test_a_link_asks_another_model_about_the_source_right_after_the_target(chosen):
+    computed = [line.split("  ")[0] for line in chosen[3] if "computed in" in line]
+    for target in ("answer target strong", "reward target", "likelihood target"):
+        assert computed[computed.index(target) + 1] == target.replace("target", "source")
+
+
+def test_answers_are_compared_anew_where_the_task_goes_by_another_version_of_a_package(tmp_path, monkeypatch):
+    one = Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
+    said = types.SimpleNamespace(answers=Answers(("q",), ("1",), ("1",)), role="target")
+    other = one.stage("answer", lambda work: {"answers": said.answers}, label="answer")
+    keys = []
+    for versions in (None, {"judge": "1"}, {"judge": "2"}, {"judge": "1"}):
+        if versions:
+            monkeypatch.setattr(toy.Toy, "judged_by", lambda task, versions=versions: versions, raising=False)
+        keys.append(gathering.agreement(one, said, "sample_share", [other]).key)
+    assert len(set(keys)) == 3 and keys[1] == keys[3]
 
 
 # ---- Refusals before anything is computed ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Grading: a judge that hangs, crashes or eats memory costs one pair, never the run, and never another pair's verdict."""
 
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from w2s_jax import processes
-from w2s_jax.tasks import grading, grading_worker
+from w2s_jax.tasks import grading, grading_worker, math
 from w2s_jax.tasks.grading import Grader
 
 needs_math_verify = pytest.mark.skipif(not importlib.util.find_spec("math_verify"), reason="math-verify is not installed")
@@ -62,6 +63,17 @@ def make(tmp_path):
 def right(grader, found):
     """What the grader says of pairs of which all are the same, but for a + that strings and numbers do not see through."""
     return grader.agree([f"{word}+" for word in found], [f"+{word}" for word in found]).tolist()
+
+
+def test_the_packages_that_verdicts_go_by_are_named_with_their_versions(monkeypatch):
+    def version(package):
+        if package == "sympy":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.2"
+
+    monkeypatch.setattr(grading.importlib.metadata, "version", version)
+    assert grading.versions() == {"math-verify": "1.2", "latex2sympy2_extended": "1.2", "sympy": ""}
+    assert math.Math((), {}, (), None).judged_by() == grading.versions()
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,26 @@ PIECES = st.sampled_from(
 TEXTS = st.text(max_size=60) | st.lists(PIECES, max_size=14).map("".join)
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (r"So $\boxed{ \dfrac12 }$, not 5.", r"\dfrac12"),
+        (r"\boxed{\boxed{7}} and \boxed{}", r"\boxed{7}"),
+        (r"It is \boxed 7 now", "7"),
+        ("3 times 6\n####  18 dollars\nQuestion: #### 5", "18 dollars"),
+        ("The answer is **1,000**. Or 5.", "1,000"),
+        (r"the answer: \( \frac{1}{2} \) of 3", r" \frac{1}{2} "),
+        ("the answer is that of 17 men", "17"),
+        ("6*3 = 18 ", " 18"),
+        ("x = 5", "x = 5"),
+        ("it has 12 legs and 3 arms, I think", "3"),
+        (" not odd ", "not odd"),
+    ],
+)
+def test_an_answer_is_found_where_it_is_written(text, said):
+    assert text[slice(*math.written(text))] == said and math.extract(text) == math.canonical(said) != ""
+
+
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(TEXTS)
 def test_extract_is_total_and_gives_canonical_answers(text):

@@ -385,6 +385,25 @@ def test_a_group_too_long_for_a_row_is_cut_between_answers():
         assert max(4 + sum(1 + len(completion[s]) for s in some) for some in bundles) <= row_length
 
 
+def test_a_shape_that_cuts_groups_is_warned_of_with_one_that_does_not():
+    objective = types.SimpleNamespace(group_size=4, max_new_tokens=3)
+    asked = [types.SimpleNamespace(prompt=[0] * n) for n in (2, 5)]
+    group = online.Group(0, np.zeros(5, np.int32), [np.zeros(3, np.int32)] * 4, [], (), (), np.zeros(4), np.zeros(4, bool))
+    for row_length, whole in ((20, True), (19, False)):
+        assert (len(list(online._bundles(group, row_length))) == 1) == whole
+        said = online.cut_groups(asked, objective, Shape(row_length, 1, 8))
+        assert said == "" if whole else "row_length=19 cuts groups" in said and said.endswith("are whole in rows of 20")
+
+
+def test_a_training_says_once_that_its_rows_cut_groups(lm, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(online.logging, "warning", lambda text, *words: said.append(text % words))
+    monkeypatch.setattr(trainer, "optimise", lambda *args, **settings: None)  # what is said is said before the first step
+    for shape in (dataclasses.replace(SHAPE, row_length=128), SHAPE):
+        taught(lm, tmp_path, own("first_letters"), shape=shape)
+    assert len(said) == 1 and "row_length=16 cuts groups" in said[0]
+
+
 # ---- Groups that say nothing --------------------------------------------------------------------------------------------
 
 

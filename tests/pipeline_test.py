@@ -577,6 +577,14 @@ def test_a_fitted_head_is_used_again(finished, tmp_path):
     np.testing.assert_array_equal(np.load(folder("trust ntf") / "value.0.npy"), scores)
 
 
+def test_what_is_graded_is_graded_anew_by_another_version_of_the_judge_and_nothing_else_is_computed(finished, monkeypatch):
+    monkeypatch.setattr(toy.Toy, "judged_by", lambda task: {"math-verify": "1000"}, raising=False)
+    _, lines = run(finished[0])
+    computed = {line.split("  ")[0] for line in lines if "computed in" in line}
+    methods = toy.get_config().methods
+    assert computed == {*(f"score {m}" for m in (*methods, "base", "teacher")), *(f"audit {m}" for m in methods)}
+
+
 def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(finished, tmp_path):
     config, store = toy.get_config(), finished[0] / "store"
     config.methods = ("naive",)

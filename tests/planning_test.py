@@ -20,8 +20,13 @@ import numpy as np
 import pytest
 
 from experiments import plan
-from tests import toy
+from tests import tiny, toy
+from tests.gathering_test import classifier
+from w2s_jax.models import decoder
+from w2s_jax.models.config import DecoderConfig
+from w2s_jax.models.tokenizer import word_level
 from w2s_jax.planning import budget, hlo, phases, search, topology
+from w2s_jax.settings import method_row
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -181,6 +186,54 @@ def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, obj
     assert judged == dict.fromkeys(names, "True"), said
 
 
+def test_a_chains_students_and_the_models_beside_the_teacher_are_planned_for(tmp_path):
+    judge = classifier(tmp_path / "judge")
+    (judge / "model.safetensors").unlink()  # its config.json is enough
+    c = toy.get_config()
+    c.methods = ("naive", "ntf", "committee", "reward_model")
+    c.trust.committee.models, c.trust.reward_model.model = ("pretrain:strong", str(judge)), str(judge)
+    c.chain.update(models=("pretrain:strong", "pretrain:weak"), controls=(), head="reuse")
+    with pytest.raises(ValueError, match="ForSequenceClassification"):  # no member of a committee
+        phases.phases(c, jax.devices("cpu")[:1])
+    c.trust.committee.models = ("pretrain:strong",)
+    found = {phase.name: phase for phase in phases.phases(c, jax.devices("cpu")[:1])}
+    each = ("answer teacher", "observe teacher", "gather member 1", "gather reward 1", "teach student", "score student")
+    gen = {f"{name} gen {n}" for name in each for n in (1, 2)}
+    assert set(found) == {"pretrain weak", "pretrain strong", "calibrate head gen 1"} | gen
+    held = {name: budget.device_bytes(phase.arguments[0]) for name, phase in found.items()}
+    weak, strong = (4 * params_of(c.pretrain[name].decoder) for name in ("weak", "strong"))
+    assert held["answer teacher gen 1"] == held["score student gen 2"] == weak != strong
+    assert held["answer teacher gen 2"] == held["score student gen 1"] == held["gather member 1 gen 1"] == strong
+    assert held["gather reward 1 gen 1"] == sum(p.size for p in jax.tree.leaves(decoder.shapes(JUDGE))) * 4
+    assert found["answer teacher gen 1"].section == "teacher" and found["answer teacher gen 2"].section == "student"
+
+
+def params_of(section):
+    sizes = decoder.shapes(DecoderConfig(vocab_size=word_level(toy.make(seed=0).vocabulary()).vocab_size, **section.to_dict()))
+    return sum(leaf.size for leaf in jax.tree.leaves(sizes))
+
+
+JUDGE = dataclasses.replace(tiny.CONFIG, vocab_size=25)
+
+
+def test_the_models_beside_the_teacher_are_named_in_the_plan(tmp_path):
+    judged = phases.judges(
+        [method_row(c, method) for c in [two_judges()] for method in ("reward_model", "committee", "naive", "again")]
+    )
+    assert judged == {
+        "gather reward 1": ("reward", "r"), "gather member 1": ("committee_share", "a"),
+        "gather member 2": ("committee_share", "b"), "gather likelihood 1": ("likelihood", "a"),
+    }  # fmt: skip
+
+
+def two_judges():
+    c = toy.get_config()
+    with c.unlocked():
+        c.method.again = toy.base.row("reward_model", kind="likelihood", model="a")
+    c.trust.committee.models, c.trust.reward_model.model = ("a", "b"), "r"
+    return c
+
+
 def test_the_table_fits_a_terminal():
     row = budget.Budget(
         "pretrain strong", 999 << 20, 999 << 20, 999 << 20, 999 << 20, 3996 << 20, 16 << 30, 9.99e14, 9.99e11, 9.99e11, 0.999,
@@ -239,6 +292,17 @@ ENTRY %main (a: s32[], b: bf16[8,16]) -> bf16[8,16] {
   ROOT %copied = bf16[8,16]{1,0:T(8,128)(2,1)} copy(%result)
 }
 """
+
+
+def test_a_loop_that_may_end_before_its_last_step_counts_all_of_them():
+    c = toy.get_config("interface=free")
+    (write,) = (p for p in phases.phases(c, jax.devices("cpu")[:1]) if p.name == "answer teacher (write)")
+
+    def flops(num_steps):
+        phase = dataclasses.replace(write, settings={**write.settings, "num_steps": num_steps})
+        return hlo.cost(phase.lower().compile().as_text()).flops
+
+    assert flops(12) == 6 * flops(2) > 0
 
 
 def test_a_loop_that_the_compiler_unrolled_and_on_chip_memory_are_seen():

@@ -258,7 +258,7 @@ def test_chunks_hold_as_many_heads_as_fit_and_are_of_one_size():
         (["learning_rate=1"], [], "there is no such axis"),
         (["drop_out=0"], [], "did you mean 'dropout'?"),
         (["width=8,16"], [], "width is a static shape.*an outer axis.*write --outer=width=8,16"),
-        (["select.n=5,10"], [], "a staged axis: run experiments.main once for each value, with --config.select.n="),
+        (["select.n=5,10"], [], "a staged axis, .*write --staged=select.n=5,10 in a sweep of its own"),
         (["student.training.lr=1"], [], "a staged axis"),
         ([], ["lr=1"], "lr is a compiled axis; write --axis=lr=1"),
         (["held_back_frac=0.1,0.2"], [], "held_back_frac is no axis.*--config.trust.neural.held_back_frac="),

@@ -29,7 +29,7 @@ from w2s_jax.packing import Shape
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import LM, Answers, Question, Ragged, Rollout
 
-VERSION = "2"
+VERSION = "3"
 
 ROWS_PER_PART = 1024
 
@@ -55,6 +55,7 @@ def by_writing(
     asking: Asking,
     extract: Callable[[str], str],
     *,
+    written: Callable[[str], tuple[int, int] | None] | None = None,
     num_samples: int,
     drawing: Drawing,
     max_new_tokens: int,
@@ -71,8 +72,9 @@ def by_writing(
     Questions are written to part by part, each of about `ROWS_PER_PART` rows, and each part is kept in the durable folder
     `partial`: a killed pass continues behind its last part, and ends with the same bits.
 
-    `answer_logp` is the mean over the tokens that spell the final answer, `completion_logp` that over all tokens, both under
-    the model itself, however tokens were drawn.
+    `written` finds the final answer's place in a text, where it need not stand as `extract` gives it. `answer_logp` is the mean
+    over the tokens that spell it there, `completion_logp` that over all tokens, both under the model itself, however tokens
+    were drawn.
     """
     asked = [asking.ask(q) for q in questions]
     write = functools.partial(
@@ -103,9 +105,10 @@ def by_writing(
     rollout = Rollout.joined(parts)
     text = tuple(lm.tokenizer.decode(tokens) for tokens in rollout.completion)
     final = tuple(extract(t) for t in text)
-    rows = list(zip(rollout.completion, rollout.model_logp, final, strict=True))
+    spans = [written(t) if written and found else last_place(t, found) for t, found in zip(text, final, strict=True)]
+    rows = list(zip(rollout.completion, rollout.model_logp, spans, strict=True))
     extra = {
-        "answer_logp": [span_logp(lm.tokenizer, tokens, logp, found) for tokens, logp, found in rows],
+        "answer_logp": [span_logp(lm.tokenizer, tokens, logp, span) for tokens, logp, span in rows],
         "completion_logp": [logp.mean() if len(logp) else -np.inf for _, logp, _ in rows],
     }
     return {
@@ -151,17 +154,26 @@ def majority(answered: dict[str, Any], num_samples: int) -> dict[str, Any]:
     }
 
 
-def span_logp(tokenizer, tokens: np.ndarray, logp: np.ndarray, final: str) -> float:
-    """Mean log-probability of the tokens that spell `final` where it is written last; of all where it is not found."""
+def last_place(text: str, final: str) -> tuple[int, int] | None:
+    """Where a text has an answer last: first character, and behind the last; None where it does not have it as it stands.
+
+    >>> last_place("17, so 17.", "17"), last_place("seventeen", "17"), last_place("17", "")
+    ((7, 9), None, None)
+    """
+    start = text.rfind(final) if final else -1
+    return None if start < 0 else (start, start + len(final))
+
+
+def span_logp(tokenizer, tokens: np.ndarray, logp: np.ndarray, span: tuple[int, int] | None) -> float:
+    """Mean log-probability of the tokens that spell a part of their text, first character to behind the last; None = all."""
     if not len(tokens):
         return -np.inf
-    start = tokenizer.decode(tokens).rfind(final) if final else -1
-    if start < 0:
+    if span is None:
         return float(logp.mean())
 
     def first_beyond(place: int) -> int:
         """The first token whose text ends behind that character; texts are long, so it is looked for by bisection."""
         return bisect.bisect_right(range(len(tokens)), place, key=lambda t: len(tokenizer.decode(tokens[: t + 1])))
 
-    inside = logp[first_beyond(start) : first_beyond(start + len(final) - 1) + 1]
+    inside = logp[first_beyond(span[0]) : first_beyond(span[1] - 1) + 1]
     return float(inside.mean() if len(inside) else logp.mean())

@@ -35,13 +35,12 @@ from w2s_jax.looking import ask
 from w2s_jax.models import hf_io
 from w2s_jax.recovery import Summary, Trial
 from w2s_jax.run import Model, Run, find_model
-from w2s_jax.settings import Row, check
+from w2s_jax.settings import Row, check, student_as_teacher
 from w2s_jax.tasks.roles import portions
 from w2s_jax.types import Question
 
 HEADS = ("retrain", "reuse")
 TARGETS = ("fresh", "same")
-DRAWING = ("num_samples", "temperature", "top_k", "top_p", "min_p")  # how many answers a label takes is the teacher's affair
 RULES = ("accuracy", "auc", "drift")
 
 
@@ -209,12 +208,11 @@ def handed_on(link: pipeline.Linked, student: Model, method: str) -> Model:
 
 
 def own_config(config: ConfigDict, number: int, head: str) -> ConfigDict:
-    """The config of a generation: from the second on a student teaches, and is asked and computed with as students are."""
-    own = config.copy_and_resolve_references()
-    if number > 1:
-        for name in set(own.teacher) & set(own.student) - {"model", *DRAWING}:
-            own.teacher[name] = own.student[name]
-        own.trust.from_ = head
+    """The config of a generation: from the second on a student teaches, with the first one's head if that is reused."""
+    if number == 1:
+        return config.copy_and_resolve_references()
+    own = student_as_teacher(config)
+    own.trust.from_ = head
     return own
 
 

@@ -220,9 +220,14 @@ def curve(key: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def parallel(
-    axes: Mapping[str, Sequence[str]], head: np.ndarray, measures: Mapping[str, np.ndarray], best: int, *, narrow: bool = False
+    axes: Mapping[str, Sequence[str]],
+    head: np.ndarray,
+    measures: Mapping[str, np.ndarray],
+    best: int | None,
+    *,
+    narrow: bool = False,
 ) -> str:
-    """Draws each head of a sweep as a line through its settings to what was measured; the chosen one stands out.
+    """Draws each head (or run) of a sweep as a line through its settings to what was measured; the chosen one stands out.
 
     Heads of one value pass it side by side, the better ones higher, so that all lines can be told apart.
 
@@ -230,12 +235,12 @@ def parallel(
         axes: the values of each setting that was varied.
         head: i[H, axes], the place of each head's value among them.
         measures: f[H] each, NaN where unknown; the first one tints the lines, and heads without it are left out.
-        best: the chosen head.
+        best: the chosen head, None where none was chosen.
         narrow: for a phone.
     """
     names = [*axes, *measures]
     size = (3.9, 3.6) if narrow else (7.6, 3.6)
-    with _canvas("parallel-narrow" if narrow else "parallel", size, "settings and quality of the heads of the sweep") as (
+    with _canvas("parallel-narrow" if narrow else "parallel", size, "settings of a sweep and what they reach") as (
         figure,
         out,
     ):
@@ -271,6 +276,46 @@ def parallel(
 
 
 _GUIDES = ("base", "gt", "teacher_accuracy")
+
+
+def setting(key: str, values: Sequence[str], method: str, measured: Mapping[str, np.ndarray], *, narrow: bool = False) -> str:
+    """Draws the accuracy of a method's student at each value of one setting, beside the gold student, base and teacher.
+
+    Args:
+        key: the setting.
+        values: V of them, drawn at equal distances.
+        method: the method.
+        measured: f[V] each, NaN where unknown: accuracy, accuracy_lo, accuracy_hi, gt, base, teacher_accuracy.
+        narrow: for a phone.
+    """
+    size = (3.9, 3.3) if narrow else (7.6, 3.5)
+    with _canvas("setting-narrow" if narrow else "setting", size, f"accuracy of {name(method)} by {key}") as (figure, out):
+        axes = figure.add_axes((0.1, 0.16, 0.66 if narrow else 0.76, 0.74))
+        x, y = np.arange(len(values)), {field: 100 * column for field, column in measured.items()}
+        others = {
+            "gt": ("gold", colour("gold"), "-"),
+            "base": ("base", QUIET, (0, (4, 3))),
+            "teacher_accuracy": ("teacher", QUIET, (0, (1, 2))),
+        }
+        for field, (_, tint, dash) in others.items():
+            axes.plot(x, y[field], color=tint, lw=1.2, ls=dash, zorder=2)
+        axes.plot(x, y["accuracy"], color=colour(method), lw=2, marker="o", ms=4, zorder=4)
+        axes.vlines(x, y["accuracy_lo"], y["accuracy_hi"], color=colour(method), lw=1, zorder=3)
+        axes.set_xlim(-0.15, len(values) - 0.85)
+        axes.margins(y=0.1)
+        named = {"accuracy": (name(method), colour(method), "-"), **(others if method != "gold" else {"base": others["base"]})}
+        ends = sorted((y[field][-1], *named[field][:2]) for field in named if np.isfinite(y[field][-1]))
+        low, high = axes.get_ylim()
+        for place, (_, word, tint) in zip(_apart([e[0] for e in ends], (high - low) / 14, high), ends, strict=True):
+            axes.annotate(word, (x[-1], place), (7, 0), textcoords="offset points", color=tint, va="center")
+        axes.set_ylim(low, high)
+        axes.set_xticks(x, values)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.text(0, 1.03, "test accuracy, %", transform=axes.transAxes, color=QUIET, va="bottom")
+        axes.set_xlabel(key, color=QUIET, labelpad=3)
+        _strip(axes, "bottom")
+    return out[0]
 
 
 def _guide_labels(axes, guides: list[tuple[float, str]]) -> None:

@@ -5,9 +5,10 @@
     committee_share      other models that agree                               trust committee
     reward, likelihood   another model's judgement of the answers              trust reward_model
 
-Each provider takes (run, teacher, looked, **keywords) and returns a stored f32[R], one number for each answer of the teacher.
-The keywords are those that the trust function's `asks` names. `pipeline` calls `gather` for the source, to calibrate on, and
-for the target. No gold is here.
+Each provider takes (run, teacher, roles, **keywords) and returns a stored f32[R] for each role, one number for each answer of
+the teacher. The keywords are those that the trust function's `asks` names. `pipeline` calls `gather` for the source, to
+calibrate on, and for the target, as a rule for both at once: another model than the teacher is loaded once for both, and then
+let go. No gold is here.
 """
 
 import functools
@@ -32,16 +33,24 @@ VERSION = "1"
 READS = ("w2s_jax.tasks.asking", "w2s_jax.models.peft_io")  # what a pass over questions depends on, beside what runs it
 
 
-def gather(run: Run, teacher: Model, looked: Looked, asks: Mapping[str, Mapping[str, Any]]) -> dict[str, Stored]:
+def gather(run: Run, teacher: Model, roles: Sequence[Looked], asks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Stored]]:
     """The evidence that providers give, of all that is asked for; each is computed once, whoever asks for it.
 
     Args:
         run: config, store.
         teacher: the model whose answers are looked at.
-        looked: its answers to a role.
+        roles: its answers to some roles.
         asks: name of the evidence -> keywords of its provider; names that no provider has are passed over.
+
+    Returns:
+        The evidence by name, for each role.
     """
-    return {name: PROVIDERS[name](run, teacher, looked, **keywords) for name, keywords in asks.items() if name in PROVIDERS}
+    found: list[dict[str, Stored]] = [{} for _ in roles]
+    for name, keywords in asks.items():
+        if name in PROVIDERS:
+            for known, value in zip(found, PROVIDERS[name](run, teacher, roles, **keywords), strict=True):
+                known[name] = value
+    return found
 
 
 def prepare(run: Run, rows: Sequence[Row]) -> None:
@@ -62,14 +71,15 @@ def prepare(run: Run, rows: Sequence[Row]) -> None:
 # ---- The teacher about its own answers -------------------------------------------------------------------------------
 
 
-def p_true(run: Run, teacher: Model, looked: Looked) -> Stored:
+def p_true(run: Run, teacher: Model, roles: Sequence[Looked]) -> list[Stored]:
     """The probability that the teacher gives to its answer's being true, see `assessing.is_true`."""
-    return self_assessed(run, teacher, looked, "p_true", assessing.is_true, np.array([1.0, 0.0]))
+    return [self_assessed(run, teacher, looked, "p_true", assessing.is_true, np.array([1.0, 0.0])) for looked in roles]
 
 
-def verbalised(run: Run, teacher: Model, looked: Looked) -> Stored:
+def verbalised(run: Run, teacher: Model, roles: Sequence[Looked]) -> list[Stored]:
     """The percentage that the teacher expects of its answer's being right, as a fraction, see `assessing.how_sure`."""
-    return self_assessed(run, teacher, looked, "verbalised", assessing.how_sure, np.array(assessing.GRID) / 100)
+    worth = np.array(assessing.GRID) / 100
+    return [self_assessed(run, teacher, looked, "verbalised", assessing.how_sure, worth) for looked in roles]
 
 
 def self_assessed(
@@ -123,21 +133,26 @@ def self_assessed(
 # ---- Who agrees ------------------------------------------------------------------------------------------------------
 
 
-def sample_share(run: Run, teacher: Model, looked: Looked, *, num_samples: int, temperature: float) -> Stored:
+def sample_share(run: Run, teacher: Model, roles: Sequence[Looked], *, num_samples: int, temperature: float) -> list[Stored]:
     """The share of further samples of the teacher that agree with each answer."""
     writing = {"num_samples": num_samples, "temperature": temperature}
-    label = f"answer {looked.role} again"
-    drawn = answer(run, teacher, looked.questions, "teacher", looked.shown, label, further=writing)
-    return agreement(run, looked, "sample_share", [drawn])
+    found = []
+    for looked in roles:
+        label = f"answer {looked.role} again"
+        drawn = answer(run, teacher, looked.questions, "teacher", looked.shown, label, further=writing)
+        found.append(agreement(run, looked, "sample_share", [drawn]))
+    return found
 
 
-def committee_share(run: Run, teacher: Model, looked: Looked, *, models: Sequence[str]) -> Stored:
+def committee_share(run: Run, teacher: Model, roles: Sequence[Looked], *, models: Sequence[str]) -> list[Stored]:
     """The share of other models that agree with each answer; each is asked once, greedily, as the teacher is."""
-    asked = [
-        answer(run, member, looked.questions, "teacher", looked.shown, f"answer {looked.role} {member.name}", once=True)
-        for member in committee(run, models=models)
-    ]
-    return agreement(run, looked, "committee_share", asked)
+    asked: list[list[Stored]] = [[] for _ in roles]
+    for member in committee(run, models=models):
+        for said, looked in zip(asked, roles, strict=True):
+            label = f"answer {looked.role} {member.name}"
+            said.append(answer(run, member, looked.questions, "teacher", looked.shown, label, once=True))
+        run.let_go([member])
+    return [agreement(run, looked, "committee_share", said) for said, looked in zip(asked, roles, strict=True)]
 
 
 def committee(run: Run, *, models: Sequence[str]) -> list[Model]:
@@ -155,6 +170,7 @@ def agreement(run: Run, looked: Looked, name: str, others: Sequence[Stored]) -> 
         alone=True,
         answers=looked.answers,
         others=tuple(others),
+        **run.judged_by,
     )
 
 
@@ -183,26 +199,31 @@ def share(
 # ---- Another model's judgement ---------------------------------------------------------------------------------------
 
 
-def reward(run: Run, teacher: Model, looked: Looked, *, model: str, style: str, chat: bool) -> Stored:
+def reward(run: Run, teacher: Model, roles: Sequence[Looked], *, model: str, style: str, chat: bool) -> list[Stored]:
     """The raw reward that a sequence classifier gives to each question and answer; -inf without an answer."""
     judge, section = find_classifier(run, model=model), run.config.teacher
 
     def load() -> tuple[LM, Callable[..., np.ndarray]]:
-        run.loaded.clear()  # as `Run.load`: two models are never in memory
-        lm, head = hf_io.load_classifier(judge.folder, mesh=run.mesh, dtype=section.param_dtype, key=judge.key)
+        lm, head = run.load_classifier(judge, section.param_dtype)
         return lm, functools.partial(judgement.rewards, head=head)
 
-    return judged(run, looked, "reward", judge, load, style=style or section.style, chat=chat)
+    asking = {"style": style or section.style, "chat": chat}
+    found = [judged(run, looked, "reward", judge, load, **asking) for looked in roles]
+    run.let_go([judge])
+    return found
 
 
-def likelihood(run: Run, teacher: Model, looked: Looked, *, model: str, style: str, chat: bool) -> Stored:
+def likelihood(run: Run, teacher: Model, roles: Sequence[Looked], *, model: str, style: str, chat: bool) -> list[Stored]:
     """The mean log-probability of each answer's tokens under another model, nats; -inf without an answer."""
     judge, section = find_model(run, model), run.config.teacher
 
     def load() -> tuple[LM, Callable[..., np.ndarray]]:
         return run.load(judge, section.param_dtype), judgement.likelihoods
 
-    return judged(run, looked, "likelihood", judge, load, style=style or section.style, chat=chat)
+    asking = {"style": style or section.style, "chat": chat}
+    found = [judged(run, looked, "likelihood", judge, load, **asking) for looked in roles]
+    run.let_go([judge])
+    return found
 
 
 def judged(
@@ -260,7 +281,7 @@ def find_classifier(run: Run, *, model: str, **others: Any) -> Model:
     return Model(name, folder, run.store.content_key(folder), hub_id="" if folder == model else model)
 
 
-PROVIDERS: Mapping[str, Callable[..., Stored]] = {
+PROVIDERS: Mapping[str, Callable[..., list[Stored]]] = {
     "p_true": p_true,
     "verbalised": verbalised,
     "sample_share": sample_share,

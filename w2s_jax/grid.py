@@ -150,8 +150,8 @@ def refuse_name(config: ConfigDict, flag: str, name: str, known: Sequence[str], 
         node = node[word] if isinstance(node, ConfigDict) and word in node else None
     if node is not None:
         raise ValueError(
-            f"--{flag}={name}: {name} is a setting of other stages than the head's, a staged axis: run experiments.main once "
-            f"for each value, with --config.{name}=... and one --store for all"
+            f"--{flag}={name}: {name} is a setting of other stages than the head's, a staged axis, whose values are whole "
+            f"runs: write --staged={name}={values or '...'} in a sweep of its own"
         )
     near = difflib.get_close_matches(name, (*COMPILED, *OUTER), 1)
     raise ValueError(

@@ -141,6 +141,7 @@ def answer(
             questions,
             asked,
             run.task.extract,
+            written=getattr(run.task, "written", None),
             num_samples=how["num_samples"],
             drawing=Drawing(**how["drawing"]),
             max_new_tokens=how["max_new_tokens"],

@@ -130,7 +130,9 @@ def link(
         """Fits a row's trust function and scores the target with it; `known` is evidence that is there already."""
         seen = labellings[row.shots]
         given = gather(row, seen.unlabelled, gold["target"] if row.method in marked else None, scores, known)
-        given |= gathering.gather(run, teacher, seen.unlabelled, row.asks) | known
+        # For the source too, unless nothing is fitted: a judge is loaded once for both, and `calibrate` finds it stored.
+        roles = [seen.unlabelled] if row.reused else [seen.unlabelled, seen.labelled]
+        given |= gathering.gather(run, teacher, roles, row.asks)[0] | known
         part = parts.get(row.shots) if row.holds_back else None
         fitted[row.method] = calibrate(run, row, seen.labelled, seen.correct, teacher, part)
         scores[row.method] = trust(run, row, fitted[row.method], seen.unlabelled, given)
@@ -214,6 +216,7 @@ def examine(
         label=f"grade {label}",
         answered=looked.answered,
         gold=Ref(gold, digest(gold)),
+        **run.judged_by,
     )
     return looked, graded.value
 
@@ -222,7 +225,7 @@ def believe(
     run: Run, row: Row, teacher: Model, fitted: Stored, looked: Looked, scores: Mapping[str, Stored] | None = None
 ) -> Stored:
     """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
-    given = gather(row, looked, None, scores or {}) | gathering.gather(run, teacher, looked, row.asks)
+    given = gather(row, looked, None, scores or {}) | gathering.gather(run, teacher, [looked], row.asks)[0]
     return trust(run, row, fitted, looked, given)
 
 
@@ -271,7 +274,7 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
     if shots := described["about"].get("shots", run.config.teacher.shots):
         shown = shown_to(run, "teacher", ask(run.task, "source"), run.task.gold("source"), shots)
     looked = look(run, teacher, leave_out(ask(run.task, role), shown), shown, role)
-    given = gathering.gather(run, teacher, looked, asks)
+    (given,) = gathering.gather(run, teacher, [looked], asks)
     if missing := fitted.needs - set(looked.extra) - set(given):
         raise ValueError(
             f"trust {described['trust']!r} needs {', '.join(sorted(missing))}, which scoring a new pool cannot give; "
@@ -394,7 +397,7 @@ def calibrate(
         note_other_teacher(run, artefact.describe(row.reused), teacher)
         reused = Ref(None, run.store.content_key(row.reused))
         return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
-    given = gathering.gather(run, teacher, labelled, row.asks)
+    (given,) = gathering.gather(run, teacher, [labelled], row.asks)
     return run.stage(
         "calibrate",
         fit,
@@ -467,7 +470,7 @@ def certify(
     """
     terms, rows = terms_of(run.config.select), np.flatnonzero(calibration.held)
     labelled, unlabelled = seen.labelled, seen.unlabelled
-    given = gathering.gather(run, teacher, labelled, row.asks)
+    (given,) = gathering.gather(run, teacher, [labelled], row.asks)
     if missing := row.needs - set(labelled.extra) - set(given):
         raise ValueError(
             f"method {row.method!r}: trust {row.trust!r} needs {', '.join(sorted(missing))}, which there is of the target "
@@ -592,6 +595,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
     reading = {}
     if isinstance(objective, OnPolicy):  # the task reads the answers, and a reward may be a user's own
         reading = {"task": run.config.tasks.to_dict(), "writing": writing_of(section), "shape": section.shape.to_dict()}
+        reading |= run.judged_by
         code += ("w2s_jax.student.online", *plugins.source_words("task", run.config.tasks.name))
         code += rewards.source_words(objective.rewards)
     return run.stage(
@@ -644,6 +648,7 @@ def score(
         answered=answered,
         questions=tuple(questions),
         gold=Ref(gold, digest(gold)),
+        **run.judged_by,
     ).value
 
 
@@ -690,6 +695,7 @@ def audit(
         cluster=cluster,
         labels=row.labels,
         gold=Ref(gold, digest(gold)),
+        **run.judged_by,
     ).value
 
 
@@ -751,6 +757,7 @@ def appraise(run: Run, chosen: Stored, scores: Stored, unlabelled: Looked) -> St
         cluster=cluster,
         taught=taught,
         gold=Ref(gold, digest(gold)),
+        **run.judged_by,
     )
 
 

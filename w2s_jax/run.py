@@ -6,10 +6,11 @@ Models are found by a config word, or trained from scratch (stage pretrain); the
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -70,7 +71,7 @@ class Run:
     store: Store
     log: Log
     prefix: str = ""
-    loaded: dict[tuple[Model, str, str], LM] = dataclasses.field(default_factory=dict, compare=False)
+    loaded: dict[tuple[Model, str, str], Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def stage(self, name: str, fn: Callable[..., Any], /, *, label: str, **inputs: Any) -> Stored:
         """`Store.stage` under this run's label."""
@@ -78,14 +79,33 @@ class Run:
 
     def load(self, model: Model, param_dtype: str, quantise: str = "") -> LM:
         """The model itself, on the mesh, its parameters in that format; the last one stays loaded, two never are."""
-        if (model, param_dtype, quantise) not in self.loaded:
+        return self._hold((model, param_dtype, quantise), lambda: self._read(model, param_dtype, quantise))
+
+    def load_classifier(self, model: Model, param_dtype: str) -> tuple[LM, np.ndarray]:
+        """A sequence classifier's decoder and head, likewise."""
+
+        def read() -> tuple[LM, np.ndarray]:
+            return hf_io.load_classifier(model.folder, mesh=self.mesh, dtype=param_dtype, key=model.key)
+
+        return self._hold((model, param_dtype, "classifier"), read)
+
+    def let_go(self, models: Iterable[Model]) -> None:
+        """Frees the memory of these models, of those that are loaded."""
+        for known in [known for known in self.loaded if known[0] in models]:
+            del self.loaded[known]
+
+    def _hold(self, known: tuple[Model, str, str], read: Callable[[], Any]) -> Any:
+        if known not in self.loaded:
             self.loaded.clear()
-            lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, quantise=quantise, key=model.key)
-            if model.adapter:
-                adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
-                lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
-            self.loaded[model, param_dtype, quantise] = lm
-        return self.loaded[model, param_dtype, quantise]
+            self.loaded[known] = read()
+        return self.loaded[known]
+
+    def _read(self, model: Model, param_dtype: str, quantise: str) -> LM:
+        lm = hf_io.load(model.folder, mesh=self.mesh, dtype=param_dtype, quantise=quantise, key=model.key)
+        if model.adapter:
+            adapters = peft_io.load(model.adapter, lm.config, mesh=self.mesh, base=model.folder)
+            lm = dataclasses.replace(lm, params=lora.merge(lm.params, adapters))
+        return lm
 
     def key(self, purpose: str) -> jax.Array:
         """The random key of a purpose; the same in all methods, so that they differ in their lessons alone."""
@@ -100,6 +120,12 @@ class Run:
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         return sharding.make_mesh(**self.config.mesh)
+
+    @property
+    def judged_by(self) -> dict[str, Any]:
+        """What a stage that grades answers takes as an input beside the task's code: the packages that its `agree` goes by."""
+        versions = self.task.judged_by() if hasattr(self.task, "judged_by") else {}
+        return {"judged_by": versions} if versions else {}
 
     @functools.cached_property
     def task(self) -> Task:

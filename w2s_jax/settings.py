@@ -19,6 +19,7 @@ from w2s_jax.tasks import prompts
 from w2s_jax.trust import Trust, artefact
 
 VERSION = "1"
+DRAWING = ("num_samples", "temperature", "top_k", "top_p", "min_p")  # how many answers a label takes is the teacher's affair
 LABELS = ("each", "majority")  # every sample of the teacher is a label, or their majority is one
 
 
@@ -246,6 +247,14 @@ def keywords_of(section: ConfigDict, word: str) -> dict[str, Any]:
 def terms_of(section: ConfigDict) -> certificate.Terms:
     """What the rule `certified` is to certify, from the select section."""
     return certificate.Terms(**{field.name: section[field.name] for field in dataclasses.fields(certificate.Terms)})
+
+
+def student_as_teacher(config: ConfigDict) -> ConfigDict:
+    """The config of a chain's later generations: a student teaches, and is asked and computed with as students are."""
+    own = config.copy_and_resolve_references()
+    for name in set(own.teacher) & set(own.student) - {"model", *DRAWING}:
+        own.teacher[name] = own.student[name]
+    return own
 
 
 def uses_target_gold(rows: Sequence[Row]) -> frozenset[str]:

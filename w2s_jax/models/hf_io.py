@@ -92,16 +92,7 @@ def check_classifier(path: str | pathlib.Path) -> tuple[DecoderConfig, dict[str,
         ValueError: it is no classifier, one of another number of labels than 1 or 2, or of a decoder that is not read.
     """
     path = pathlib.Path(path)
-    hf = read_object_of(path)
-    kind = hf.get("architectures")
-    if not isinstance(kind, list) or len(kind) != 1 or not str(kind[0]).endswith(CLASSIFIER):
-        raise ValueError(
-            f"{path / 'config.json'}: architectures = {kind!r} is no sequence classifier; allowed is one of ...{CLASSIFIER} "
-            "(a language model without such a head can judge by likelihood: trust.reward_model.kind='likelihood')"
-        )
-    # The rest of the file is that of the family's language model; without an output map, which is what tied ones store.
-    plain = {name: value for name, value in hf.items() if name not in ("architectures", "num_labels")}
-    config = decoder_config(path, plain | {"tie_word_embeddings": True})
+    config = read_classifier_config(path)
     found, _ = text_tensors(path, config)
     head = found.pop(HEAD, None)
     if head is None or len(head.shape) != 2 or head.shape[0] not in (1, 2) or head.shape[1] != config.width:
@@ -111,7 +102,7 @@ def check_classifier(path: str | pathlib.Path) -> tuple[DecoderConfig, dict[str,
         )
     if head.dtype not in checkpoint.DTYPES:
         raise ValueError(f"{path}: {HEAD} is stored as {head.dtype}; allowed are {', '.join(checkpoint.DTYPES)}")
-    named = hf.get("id2label")
+    named = read_object_of(path).get("id2label")
     if isinstance(named, dict) and len(named) != head.shape[0]:
         raise ValueError(f"{path}: config.json has id2label = {named!r}, but {HEAD} has shape {head.shape}; fetch them again")
     checkpoint.check(found, {hf: shape for _, _, hf, shape in entries(config)}, path)
@@ -160,6 +151,25 @@ def text_tensors(path: pathlib.Path, config: DecoderConfig) -> tuple[dict[str, c
         elif not harmless(name, config):
             found[name], stored_as[name] = tensor, stored
     return found, sorted(foreign)
+
+
+def read_classifier_config(path: str | pathlib.Path) -> DecoderConfig:
+    """The decoder of a sequence classifier, from its `config.json` alone.
+
+    Raises:
+        ValueError: it is no classifier, or of a decoder that is not read.
+    """
+    path = pathlib.Path(path)
+    hf = read_object_of(path)
+    kind = hf.get("architectures")
+    if not isinstance(kind, list) or len(kind) != 1 or not str(kind[0]).endswith(CLASSIFIER):
+        raise ValueError(
+            f"{path / 'config.json'}: architectures = {kind!r} is no sequence classifier; allowed is one of ...{CLASSIFIER} "
+            "(a language model without such a head can judge by likelihood: trust.reward_model.kind='likelihood')"
+        )
+    # The rest of the file is that of the family's language model; without an output map, which is what tied ones store.
+    plain = {name: value for name, value in hf.items() if name not in ("architectures", "num_labels")}
+    return decoder_config(path, plain | {"tie_word_embeddings": True})
 
 
 def read_config(path: str | pathlib.Path) -> DecoderConfig:

@@ -185,20 +185,43 @@ class Walk:
     def rounds(self, loop: Instruction) -> int:
         """How often a loop runs, at most: what the compiler says, or else what its condition and its counter's step say.
 
-        A condition compares a counter with a bound; a loop that the compiler has unrolled advances its counter by more than
-        one. Where the bound is no constant but depends on the data, the loop counts once.
+        A condition compares a counter with a bound, beside other things maybe: a loop that writes tokens may end before its
+        last step. A loop that the compiler has unrolled advances its counter by more than one. Where no bound is a constant,
+        the loop counts once.
         """
         if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
             return int(match.group(1))
-        condition = self.computations[loop.called("condition")]
-        bounds = [(i.name, int(i.given)) for i in condition.values() if i.opcode == "constant" and i.given.isdigit()]
-        if not bounds:
-            return 1
-        name, bound = max(bounds, key=lambda found: found[1])
-        compared = next((i for i in condition.values() if name in i.operands), None)
-        counters = [condition[operand] for operand in compared.operands if operand != name] if compared else []
-        match = re.search(r"index=(\d+)", counters[0].attributes) if counters else None
-        return -(-bound // (_step(self.computations[loop.called("body")], int(match.group(1))) if match else 1))
+        body, found = self.computations[loop.called("body")], []
+        for counter, bound in self._bounds(loop.called("condition"), {}):
+            match = re.search(r"index=(\d+)", counter.attributes)
+            found.append(-(-bound // (_step(body, int(match.group(1))) if match else 1)))
+        return max(found, default=1)
+
+    def _bounds(self, name: str, given: Mapping[int, Instruction]) -> Iterator[tuple[Instruction, int]]:
+        """What a condition compares with a positive constant, and that constant.
+
+        Args:
+            name: of the condition, or of a computation that is fused into it.
+            given: what the latter is given, by its parameter's number.
+        """
+        inside = self.computations[name]
+
+        def origin(operand: str) -> Instruction:
+            at = inside[operand]
+            while at.opcode in VIEWS:
+                at = inside[at.operands[0]]
+            return given.get(int(at.given), at) if at.opcode == "parameter" else at
+
+        for instruction in inside.values():
+            operands = [origin(operand) for operand in instruction.operands]
+            if instruction.opcode in ("fusion", "call"):
+                called = instruction.called("calls") or instruction.called("to_apply")
+                yield from self._bounds(called, dict(enumerate(operands)))
+            elif instruction.opcode == "compare":
+                bounds = [int(i.given) for i in operands if i.opcode == "constant" and i.given.isdigit()]
+                counters = [i for i in operands if i.opcode == "get-tuple-element"]
+                if counters and bounds and bounds[0]:
+                    yield counters[0], bounds[0]
 
     def _inside(self, name: str, instruction: Instruction) -> Iterator[tuple[float, float]]:
         """(operations, bytes received) of an instruction, or of those that are fused into it."""

@@ -4,17 +4,24 @@
     answer     `choosing.candidate_logits` (letters) or `choosing.continuation_logp` (texts); where answers are free
                `slots.read` (prompts) and `slots.write`
     observe    `features.gathered`
+    gather     what other models than the teacher are asked: members of a committee as in `answer`, a reward model as in
+               `observe` or (by likelihood) as in `answer`
     calibrate  `neural.train_heads`, one head on one device
     teach      `trainer.train_step`; where a student learns from what it writes, before it `slots.read`, `slots.write` and
                `online.rescored` (old and reference log-probabilities)
     score      as `answer`, of the student
 
+Of a chain all of these are planned for each generation, from the second on with a student as the teacher. Controls beside it
+call the same programs.
+
 What a plan cannot know without data stands in `SOURCE_ROWS` and `NUM_OPTIONS`; neither weighs much. Of a round of answers it
 takes the most: prompts as long as fit, and as many micro-batches as answers fill that have a device row each.
 """
 
+import collections
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,7 +39,7 @@ from w2s_jax.models.attention import SEES_PREFIXES
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
-from w2s_jax.settings import check, compute_of, keywords_of, training_of, writing_of
+from w2s_jax.settings import Row, check, compute_of, keywords_of, student_as_teacher, training_of, writing_of
 from w2s_jax.student import Objective, OnPolicy, online, trainer
 from w2s_jax.trust import neural
 from w2s_jax.types import Answers, Lesson, Question, Ragged
@@ -85,7 +92,8 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     rows = check(config, mesh)
     interface = interface_of(config)
-    shapes = {word: shape_of(config, word) for word in (config.teacher.model, config.student.model)}
+    links = links_of(config)
+    shapes = {word: shape_of(config, word) for link in links for word in (link.teacher, link.student)}
     found = [
         train(f"pretrain {name}", f"pretrain.{name}", section, plugins.make("objective", "sft"), shapes[word], mesh, "float32")
         for word in shapes
@@ -93,15 +101,71 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
         if kind == "pretrain"
         for section in [config.pretrain[name]]
     ]
-    found += answer("answer teacher", "teacher", config, shapes[config.teacher.model], mesh, interface)
-    found.append(observe(config, shapes[config.teacher.model], mesh))
-    if any(row.trust == "neural" and not row.reused for row in rows):
-        found.append(calibrate(config, shapes[config.teacher.model], mesh))
-    objective = objective_of(config)
-    student = shapes[config.student.model]
-    found += teach(config, objective, student, mesh)
-    found += answer("score student", "student", config, student, mesh, interface)
+    for link in links:
+        taught_by, student = shapes[link.teacher], shapes[link.student]
+        mine = answer("answer teacher", "teacher", link.config, taught_by, mesh, interface)
+        mine += [observe(link.config, taught_by, mesh), *gather(link.config, rows, mesh, interface)]
+        if link.fits_head and any(row.trust == "neural" and not row.reused for row in rows):
+            mine.append(calibrate(link.config, taught_by, mesh))
+        mine += teach(link.config, objective_of(config), student, mesh)
+        mine += answer("score student", "student", link.config, student, mesh, interface)
+        # A student that teaches computes as the student's section says.
+        place = {"section": "student"} if link.generation > 1 else {}
+        found += [
+            dataclasses.replace(phase, name=phase.name + link.suffix, **(place if phase.section == "teacher" else {}))
+            for phase in mine
+        ]
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """One generation of a run.
+
+    Attributes:
+        generation: from 1; of a run without a chain 0.
+        teacher, student: config words.
+        config: of the generation.
+        fits_head: whether a trust head is fitted for this teacher.
+    """
+
+    generation: int
+    teacher: str
+    student: str
+    config: ConfigDict
+    fits_head: bool = True
+
+    @property
+    def suffix(self) -> str:
+        return f" gen {self.generation}" if self.generation else ""
+
+
+def links_of(config: ConfigDict) -> list[Link]:
+    """The generations of a run, one where it is no chain."""
+    students = tuple(config.chain.models)
+    if not students:
+        return [Link(0, config.teacher.model, config.student.model, config)]
+    later, fits = student_as_teacher(config), config.chain.head != "reuse"
+    first = Link(1, config.teacher.model, students[0], config)
+    return [first, *(Link(n, a, b, later, fits) for n, (a, b) in enumerate(itertools.pairwise(students), 2))]
+
+
+def judges(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """The models that are asked beside the teacher: name of the phase -> kind of the evidence, config word of the model."""
+    found: dict[tuple[str, str], None] = {}
+    for row in rows:
+        for kind, keywords in row.asks.items():
+            if kind == "committee_share":
+                found |= dict.fromkeys((kind, word) for word in keywords["models"])
+            elif kind in ("reward", "likelihood"):
+                found[kind, keywords["model"]] = None
+    words = {"committee_share": "member", "reward": "reward", "likelihood": "likelihood"}
+    count: collections.Counter[str] = collections.Counter()
+    named = {}
+    for kind, word in found:
+        count[kind] += 1
+        named[f"gather {words[kind]} {count[kind]}"] = kind, word
+    return named
 
 
 def objective_of(config: ConfigDict) -> Objective | OnPolicy:
@@ -138,6 +202,15 @@ def shape_of(config: ConfigDict, word: str) -> DecoderConfig:
         return DecoderConfig(vocab_size=vocabulary.vocab_size, **config.pretrain[name].decoder.to_dict())
     if pathlib.Path(word).is_dir():
         return shape_of(config, peft_io.base_of(word)) if peft_io.is_adapter(word) else hf_io.read_config(word)
+    return known_by_hub_id(word)
+
+
+def known_by_hub_id(word: str) -> DecoderConfig:
+    """The shape of a preset.
+
+    Raises:
+        ValueError: there is none of that hub id.
+    """
     try:
         return presets.preset(word)
     except ValueError as error:
@@ -147,31 +220,42 @@ def shape_of(config: ConfigDict, word: str) -> DecoderConfig:
         ) from None
 
 
+def classifier_shape(word: str) -> DecoderConfig:
+    """The decoder of the sequence classifier that a config word names; a preset's, less its head."""
+    return hf_io.read_classifier_config(word) if pathlib.Path(word).is_dir() else known_by_hub_id(word)
+
+
 # ---- Phases ----------------------------------------------------------------------------------------------------------
 
 
-def answer(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, interface: str) -> list[Phase]:
-    """A model answers questions: it chooses, or writes."""
+def answer(
+    name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, interface: str, **instead: Any
+) -> list[Phase]:
+    """A model answers questions: it chooses, or writes (as its section says, or as `instead` does)."""
     settings = config[section]
-    params = params_of(shape, mesh, settings.param_dtype)
     if interface != "choice":
-        how = writing_of(settings)
+        how = writing_of(settings, **instead)
         amounts = {"num_samples": how["num_samples"], "max_new_tokens": how["max_new_tokens"]}
-        row_length = settings.shape.row_length
+        params, row_length = params_of(shape, mesh, settings.param_dtype), settings.shape.row_length
         return writing(
             name, section, settings, shape, params, mesh, Drawing(**how["drawing"]), row_length=row_length, **amounts
         )
+    if settings.style != "letter":
+        return [continued(name, section, config, shape, mesh)]
     device = device_shape(f"{section}.shape", settings.shape, mesh)
-    model = compute_of(mesh, settings).model(shape)
-    empty = Ragged.of([], np.int32)
-    if settings.style == "letter":
-        extra = {"candidate": np.zeros((0, NUM_OPTIONS), np.int32)}
-        batch = packing.lay_out(empty, [], device, probe=np.zeros(0, np.int64), extra=extra)
-        program = choosing.candidate_logits
-    else:
-        batch = packing.lay_out(empty, [], device, weight=Ragged.of([], np.float32))
-        program = choosing.continuation_logp
-    return [Phase(name, section, program, (params, split_rows(batch, mesh)), {"model": model})]
+    extra = {"candidate": np.zeros((0, NUM_OPTIONS), np.int32)}
+    batch = packing.lay_out(Ragged.of([], np.int32), [], device, probe=np.zeros(0, np.int64), extra=extra)
+    arguments = (params_of(shape, mesh, settings.param_dtype), split_rows(batch, mesh))
+    return [Phase(name, section, choosing.candidate_logits, arguments, {"model": compute_of(mesh, settings).model(shape)})]
+
+
+def continued(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
+    """How probable a model finds texts."""
+    settings = config[section]
+    device = device_shape(f"{section}.shape", settings.shape, mesh)
+    batch = packing.lay_out(Ragged.of([], np.int32), [], device, weight=Ragged.of([], np.float32))
+    arguments = (params_of(shape, mesh, settings.param_dtype), split_rows(batch, mesh))
+    return Phase(name, section, choosing.continuation_logp, arguments, {"model": compute_of(mesh, settings).model(shape)})
 
 
 def writing(
@@ -222,13 +306,32 @@ def writing(
     ]
 
 
+def gather(config: ConfigDict, rows: Sequence[Row], mesh: Mesh, interface: str) -> list[Phase]:
+    """Other models than the teacher are asked for evidence; each is alone in memory."""
+    found = []
+    for name, (kind, word) in judges(rows).items():
+        if kind == "committee_share":
+            once = {"num_samples": 1, "temperature": 0.0}
+            found += answer(name, "teacher", config, shape_of(config, word), mesh, interface, **once)
+        elif kind == "reward":
+            found.append(probed(name, config, classifier_shape(word), mesh, layers=(-1,)))
+        else:
+            found.append(continued(name, "teacher", config, shape_of(config, word), mesh))
+    return found
+
+
 def observe(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     """The teacher's hidden states at its answers."""
+    return probed("observe teacher", config, shape, mesh, layers=tuple(config.observe.layers))
+
+
+def probed(name: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, *, layers: tuple) -> Phase:
+    """Hidden states at one token of each text, in the teacher's device shape."""
     device = device_shape("teacher.shape", config.teacher.shape, mesh)
     batch = packing.lay_out(Ragged.of([], np.int32), [], device, probe=np.zeros(0, np.int64))
     arguments = (params_of(shape, mesh, config.teacher.param_dtype), split_rows(batch, mesh))
-    static = {"model": compute_of(mesh, config.teacher).model(shape), "layers": tuple(config.observe.layers)}
-    return Phase("observe teacher", "teacher", features.gathered, arguments, static)
+    static = {"model": compute_of(mesh, config.teacher).model(shape), "layers": layers}
+    return Phase(name, "teacher", features.gathered, arguments, static)
 
 
 def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:

@@ -25,6 +25,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import logging
 
 from w2s_jax import packing, processes, sampling
 from w2s_jax.drawing import Drawing
@@ -141,6 +142,9 @@ def teach(
     num_steps = num_rounds * objective.inner_steps
     shown = {round(r) for r in np.linspace(0, num_rounds - 1, min(SHOWN, num_rounds))}
     model = compute.model(lm.config, lora_scale=training.lora_scale)
+    shared = model.attention in SEES_PREFIXES
+    if processes.is_first() and shared and (warning := cut_groups([asked[k] for k in rows], objective, shape)):
+        logging.warning("%s: %s", label, warning)
 
     def score(learnt, batch: Batch) -> np.ndarray:
         adapters = learnt["model"] if training.lora_rank else None
@@ -159,7 +163,7 @@ def teach(
         spare = np.random.default_rng((seed, round_number)).permutation(np.setdiff1d(rows, chosen))
         groups, written, means = _groups(write, chosen, spare, objective)
         ended = time.monotonic()
-        batches = _batches(groups, lesson.weight, objective, shape, shared=model.attention in SEES_PREFIXES)
+        batches = _batches(groups, lesson.weight, objective, shape, shared=shared)
         passes = {"logp_old": functools.partial(score, learnt)} if objective.inner_steps > 1 else {}
         if objective.beta:
             passes["logp_ref"] = functools.partial(score, {"model": None} if training.lora_rank else {"model": lm.params})
@@ -227,6 +231,26 @@ def _refuse_long(asked: Sequence[Asked], lm: LM, objective: OnPolicy, dialogue: 
                 f"max_new_tokens={objective.max_new_tokens} in rows of {dialogue.row_length}: raise student.shape.row_length "
                 "and student.training.shape.row_length in the config, or shorten the prompt (fewer shots)"
             )
+
+
+def cut_groups(asked: Sequence[Asked], objective: OnPolicy, shape: Shape) -> str:
+    """A warning where device rows are too short for a group behind its prompt, "" where they are not.
+
+    A cut group's prompt is read again in each row that it takes, and rows stay empty at their ends. It costs time only.
+
+    Args:
+        asked: the lesson's questions.
+        objective: whose group size and greatest length of an answer count.
+        shape: of the training.
+    """
+    longest = max(len(question.prompt) for question in asked)
+    needed = longest - 1 + objective.group_size * (objective.max_new_tokens + 1)
+    if needed <= shape.row_length:
+        return ""
+    return (
+        f"student.training.shape.row_length={shape.row_length} cuts groups, which costs time: {objective.group_size} answers "
+        f"of up to {objective.max_new_tokens} tokens behind a prompt of up to {longest} are whole in rows of {needed}"
+    )
 
 
 def _write(lm, lesson: Lesson, asked: Sequence[Asked], objective, dialogue: Dialogue, training, learnt, key, chosen) -> tuple:

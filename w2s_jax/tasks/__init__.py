@@ -35,6 +35,9 @@ class Task(Protocol):
         """The canonical final answer in a text, "" if there is none; total, never raises. It depends on the text alone."""
         ...
 
+    # A task whose answers are not written as `extract` gives them offers `written(text) -> (start, end)`, where in the text the
+    # answer is, None where it is nowhere; without it, the place is looked for where the answer itself stands last.
     # A task whose answers can be the same without being equal strings gives `Gold.agree`, and offers it as
     # `agree(found, wanted) -> bool[R]` itself; without it, equality of strings is meant. If that may fail on some answers, its
-    # `graded() -> str` says how often it did; the pipeline logs it.
+    # `graded() -> str` says how often it did; the pipeline logs it. Where it goes by other packages, `judged_by() -> {name:
+    # version}` names them: they enter the keys of the stages that grade.

@@ -16,6 +16,7 @@ Deviations from math-verify alone:
 import concurrent.futures
 import dataclasses
 import fractions
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -108,6 +109,17 @@ def at_once(found: str, wanted: str) -> bool | None:
     if all(word or value is not None for word, value in zip(words, values)):
         return False
     return None
+
+
+def versions() -> dict[str, str]:
+    """The packages that verdicts go by, with the versions that are installed; "" = none."""
+    found = {}
+    for package in grading_worker.PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
 
 
 class Grader:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 
 VERSION = "1"
+PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy")
+"""What a verdict goes by, beside the code here."""
 
 
 def math_verify() -> Callable[[str, str], str]:

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from w2s_jax.tasks import rows
+from w2s_jax.tasks import grading, rows
 from w2s_jax.tasks.grading import Grader
 from w2s_jax.tasks.rows import Hub
 from w2s_jax.types import Gold, Question
@@ -82,6 +82,7 @@ _NUMBER = re.compile(
     r"(?:(?<![\w)}\]])-\s?\$?)?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+(?![0-9.]))?"
 )
 _ANSWER_IS = re.compile(r"(?i)answer(?:\s+is|\s*:|\s*=)[\s:*]*")
+_BARE_BOX = re.compile(r"\\boxed\s*([^\s{}$\\]+)")  # \boxed 7
 _MATHS = re.compile(r"\$+([^$]+)\$+|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
@@ -170,56 +171,93 @@ def extract(text: str) -> str:
     >>> extract(r"So $\boxed{\frac{3}{4}}$, not 5."), extract("The answer is 18 dollars."), extract("?")
     ('3/4', '18', '')
     """
-    if not isinstance(text, str):
-        return ""
-    text = re.split(r"\n[ \t]*(?:Question|Problem):", text, maxsplit=1)[0]
-    for found in (_last_box(text), text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""):
-        if answer := canonical(found):
-            return answer
-    if (said := _last(_ANSWER_IS, text)) and (answer := _of_phrase(text[said.end() :])):
-        return answer
-    line = text.strip()
+    found = written(text) if isinstance(text, str) else None
+    return canonical(text[slice(*found)]) if found else ""
+
+
+def written(text: str) -> tuple[int, int] | None:
+    r"""Where a text says the answer that `extract` finds in it: first character, and behind the last; None where it has none.
+
+    >>> text = r"So $\boxed{\dfrac34}$, not 5."
+    >>> text[slice(*written(text))]
+    '\\dfrac34'
+    """
+    after = re.search(r"\n[ \t]*(?:Question|Problem):", text)
+    text = text[: after.start()] if after else text
+    for found in (_boxed(text), _marked(text)):
+        if found and canonical(text[slice(*found)]):
+            return found
+    if (said := _last(_ANSWER_IS, text)) and (found := _in_phrase(text[said.end() :])):
+        found = said.end() + found[0], said.end() + found[1]
+        if canonical(text[slice(*found)]):
+            return found
+    start, end = _stripped(text, 0, len(text))
+    line = text[start:end]
     if line and "\n" not in line and len(line) <= MAX_CHARS and not _prose(line):
-        sum, _, value = line.rpartition("=")
-        return canonical(line if re.search("[A-Za-z]", sum) else value)
-    return _last_number(text) or (canonical(text) if len(text.split()) <= 3 else "")
+        sum, _, _ = line.rpartition("=")
+        return (start, end) if re.search("[A-Za-z]", sum) or "=" not in line else (start + len(sum) + 1, end)
+    if (number := _last(_NUMBER, text)) and canonical(number[0]):
+        return number.span()
+    return (start, end) if len(text.split()) <= 3 else None
 
 
 def _last_box(text: str) -> str:
     """What the box that closes last holds, "" if none closes; boxes in it are opened too."""
-    opened, last = [], ""
+    found = _boxed(text)
+    return text[slice(*found)] if found else ""
+
+
+def _boxed(text: str) -> tuple[int, int] | None:
+    """Where the box that closes last holds something."""
+    opened: list[tuple[bool, int]] = []
+    last = None
     for found in _BRACE.finditer(text):
         if found[1] or found[2] == "{":
             opened.append((bool(found[1]), found.end()))
         elif found[2] and opened:
             boxed, start = opened.pop()
-            if boxed and (held := text[start : found.start()].strip()):
-                last = held
-    if not last and (bare := re.findall(r"\\boxed\s*([^\s{}$\\]+)", text)):  # \boxed 7
-        last = bare[-1]
+            if boxed and text[start : found.start()].strip():
+                last = _stripped(text, start, found.start())
+    if not last and (bare := _last(_BARE_BOX, text)):
+        last = bare.span(1)
     return last
 
 
-def _of_phrase(phrase: str) -> str:
-    """The answer in what follows "the answer is"."""
-    phrase = phrase[:MAX_CHARS].lstrip()
-    if found := _MATHS.match(phrase):
-        return canonical(next(filter(None, found.groups())))
-    phrase = re.split(r"\.(?:\s|$)|\n", phrase, maxsplit=1)[0].strip(" *")
-    if not _prose(_PLAIN_UNIT.sub(r"\1", phrase)):
-        return canonical(phrase)
-    return _last_number(phrase) or (canonical(phrase) if len(phrase.split()) <= 3 else "")
+def _marked(text: str) -> tuple[int, int] | None:
+    """The line behind the last "####"."""
+    if "####" not in text:
+        return None
+    start, end = _stripped(text, text.rindex("####") + 4, len(text))
+    return start, start + len(text[start:end].partition("\n")[0])
+
+
+def _in_phrase(phrase: str) -> tuple[int, int] | None:
+    """Where the answer is in what follows "the answer is"."""
+    phrase = phrase[:MAX_CHARS]
+    start = len(phrase) - len(phrase.lstrip())
+    if found := _MATHS.match(phrase, start):
+        return next(found.span(n) for n in (1, 2, 3) if found[n])
+    ended = re.compile(r"\.(?:\s|$)|\n").search(phrase, start)
+    start, end = _stripped(phrase, start, ended.start() if ended else len(phrase), " *")
+    said = phrase[start:end]
+    if not _prose(_PLAIN_UNIT.sub(r"\1", said)):
+        return start, end
+    if (number := _last(_NUMBER, said)) and canonical(number[0]):
+        return start + number.start(), start + number.end()
+    return (start, end) if len(said.split()) <= 3 else None
+
+
+def _stripped(text: str, start: int, end: int, characters: str | None = None) -> tuple[int, int]:
+    """The part of a text from `start` to `end` without those characters (spaces) at its ends."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip(characters))
+    return start, start + len(part.strip(characters))
 
 
 def _prose(text: str) -> bool:
     """Whether a text has words: three letters in a row outside of LaTeX commands and their words."""
     bare = re.sub(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+", " ", _WORDS.sub(" ", text))
     return bool(re.search(r"(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|mod|gcd|lcm|max|min|inf)\b)\b[^\W\d_]{3}", bare))
-
-
-def _last_number(text: str) -> str:
-    found = _last(_NUMBER, text)
-    return canonical(found[0]) if found else ""
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -392,9 +430,17 @@ class Math(rows.Roles):
         """See `extract`."""
         return extract(text)
 
+    def written(self, text: str) -> tuple[int, int] | None:
+        """See `written`."""
+        return written(text)
+
     def agree(self, found: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
         """bool[R]: which canonical answers are the same; see `grading`."""
         return self.grader.agree(found, wanted)
+
+    def judged_by(self) -> dict[str, str]:
+        """The packages that `agree` goes by, and their versions."""
+        return grading.versions()
 
     def graded(self) -> str:
         """What became of the pairs that were graded in this process."""
