@@ -64,7 +64,9 @@ def draw(
         )
     for name, value in (("cos_s", cos_s), ("cos_t", cos_t)):
         if not (np.abs(value) <= 1).all():
-            raise ValueError(f"{name} runs from {np.min(value):g} to {np.max(value):g}: a cosine lies in [-1, 1]; change `{name}`")
+            raise ValueError(
+                f"{name} runs from {np.min(value):g} to {np.max(value):g}: a cosine lies in [-1, 1]; change `{name}`"
+            )
     for name, value in (("norm_s", norm_s), ("norm_t", norm_t)):
         if not (np.asarray(value) > 0).all():
             raise ValueError(f"{name} begins at {np.min(value):g}: allowed is what is above 0; change `{name}`")
