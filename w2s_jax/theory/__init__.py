@@ -1,5 +1,7 @@
 """What theory says of weak-to-strong learning, computed: pure functions, plain keywords, no language model.
 
+    expansion  how much of a weak teacher's errors a student must correct, by how sets of points expand (`partition`,
+               `neighbours`, `expanding`, `bounds`, `two_views`, `probing`)
     linear     a logistic teacher and a logistic student: does the student beat itself? (`gaussian`, `pairs`, `flow`)
 
 A module of a study has `study(**keywords) -> Study`; `experiments/theory.py` runs it and `study_page.py` writes it down.

@@ -1,8 +1,8 @@
 """The student's path under its teacher's labels: thousands of pairs in one compiled program, by `lax.scan`.
 
 `population` follows the mean gradient over all questions, `sample` the gradient on n drawn ones. Explicit Euler steps, which is
-gradient descent at that rate. Where all directions of the questions are alike (C = 1) the flow never leaves the plane of student
-and teacher, and `Pairs.in_plane` has the same path in two dimensions.
+gradient descent at that rate. Where all directions of the questions are alike (C = 1) the flow never leaves the plane of
+student and teacher, and `Pairs.in_plane` has the same path in two dimensions.
 
 Layout: pairs stand in the last axis of what is computed, so that inner products run over the first one and use whole vectors
 of the processor; the outside sees f32[K, d].

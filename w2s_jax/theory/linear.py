@@ -1,7 +1,7 @@
 """Does a logistic student beat itself by nothing but its teacher's labels? How often, how far, and on what it depends.
 
-Student, teacher and truth are directions in R^d, questions Gaussian, and "beats itself" means: somewhere on its path, or after the
-last step, the student's cosine with the truth is above the one it began with. `gaussian` has the formulas, `flow` the paths.
+Student, teacher and truth are directions in R^d, questions Gaussian, and "beats itself" means: somewhere on its path, or after
+the last step, the student's cosine with the truth is above the one it began with. `gaussian` has the formulas, `flow` paths.
 
 Source: arXiv 2605.05742 (question and setting). Deviations: 1. its theorems' constants are not used; the sign rule and the best
 point on the path are our own derivation (`gaussian`). 2. pairs are drawn with wanted cosines and errors in any direction.
@@ -23,25 +23,25 @@ SHARE = ("share that beats itself", "from", "to")
 
 def study(
     *,
-    seed: int = 0,
-    pairs: int = 1000,
-    dimension: int = 100,
-    dimensions: tuple = (10, 100, 1000),
-    norms: tuple = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
-    conditions: tuple = (1.0, 3.0, 10.0, 30.0, 100.0),
-    noises: tuple = (0.0, 0.1, 0.2, 0.3, 0.4),
-    samples: tuple = (50, 100, 200, 500, 1000, 2000),
-    draws: int = 8,
-    batch: int = 50,
-    cosines: tuple = (0.5, 0.6, 0.7, 0.8, 0.9),
-    cells: int = 20,
-    cell_pairs: int = 25,
-    lowest: float = -0.5,
-    rate: float = 0.02,
-    steps: int = 3000,
-    sample_rate: float = 0.1,
-    sample_steps: int = 600,
-    records: int = 60,
+    seed: int,
+    pairs: int,
+    dimension: int,
+    dimensions: Sequence[int],
+    norms: Sequence[float],
+    conditions: Sequence[float],
+    noises: Sequence[float],
+    samples: Sequence[int],
+    draws: int,
+    batch: int,
+    cosines: Sequence[float],
+    cells: int,
+    cell_pairs: int,
+    lowest: float,
+    rate: float,
+    steps: int,
+    sample_rate: float,
+    sample_steps: int,
+    records: int,
 ) -> Study:
     """Measures all of it.
 
@@ -65,17 +65,10 @@ def study(
     Raises:
         ValueError: a setting out of its range, by name.
     """
-    for name, value in (("pairs", pairs), ("cells", cells), ("cell_pairs", cell_pairs)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: allowed are 1 and more; change `{name}`")
-    if not -1 <= lowest < 1:
-        raise ValueError(f"lowest={lowest}: a cosine from -1 to below 1; change `lowest`")
-    for name, taken in (("rate", (rate, steps)), ("sample_rate", (sample_rate, sample_steps))):
-        try:
-            flow.check(max(noises, default=0.0), 1.0, *taken, records)
-        except ValueError as error:
-            raise ValueError(f"{error} ({name})") from None
-
+    refuse(pairs=pairs, cells=cells, cell_pairs=cell_pairs, draws=draws, lowest=lowest, batch=batch, samples=samples)
+    steepest = max(gaussian.spectrum(dimension, condition).max() for condition in (1.0, *conditions))
+    flow.check(noises, steepest, rate, steps, records)
+    flow.check(noises, 1.0, sample_rate, sample_steps, records)
     along = {"rate": rate, "steps": steps, "records": records}
     drawn = {"rate": sample_rate, "steps": sample_steps, "records": records}
     same = weak_and_strong(_rng(seed, "pairs"), pairs, dimension)
@@ -84,8 +77,8 @@ def study(
     shares, gains = phases(dimension, cells, cell_pairs, lowest, seed, along)
     return Study(
         title="Logistic students that learn from weaker logistic teachers",
-        lead=f"{pairs:,} pairs for each line unless it says otherwise, d = {dimension}, cos(S,*) uniform in [0.5, 0.95], cos(T,*) "
-        f"in [0.05, cos(S,*)], lengths in [0.5, 4]; {steps:,} steps of {rate:g} on all questions, {sample_steps:,} of "
+        lead=f"{pairs:,} pairs for each line unless it says otherwise, d = {dimension}, cos(S,*) uniform in [0.5, 0.95], "
+        f"cos(T,*) in [0.05, cos(S,*)], lengths in [0.5, 4]; {steps:,} steps of {rate:g} on all questions, {sample_steps:,} of "
         f"{sample_rate:g} on drawn ones. A student beats itself if its cosine with the truth rises above where it began.",
         tables=(
             by_dimension(dimensions, pairs, seed, along),
@@ -100,6 +93,19 @@ def study(
     )
 
 
+def refuse(*, pairs: int, cells: int, cell_pairs: int, draws: int, lowest: float, batch: int, samples: Sequence[int]) -> None:
+    """Refuses what the flow would not, or only after hours; see `study`."""
+    for name, value in (("pairs", pairs), ("cells", cells), ("cell_pairs", cell_pairs), ("draws", draws), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: allowed are 1 and more; change `{name}`")
+    if pairs < 2 * draws or draws < 2:
+        raise ValueError(f"draws={draws}: allowed are 2 to half of pairs={pairs}; change `draws`")
+    if not -1 <= lowest < 1:
+        raise ValueError(f"lowest={lowest}: allowed is a cosine from -1 to below 1; change `lowest`")
+    if wrong := [n for n in samples if n < 1 or n % batch]:
+        raise ValueError(f"samples has {wrong[0]}: allowed are multiples of batch={batch}; change one")
+
+
 def by_dimension(dimensions: Sequence[int], pairs: int, seed: int, along: dict) -> Table:
     """The share of students that beat themselves, and how often the sign rule foretells it."""
     rows = []
@@ -111,8 +117,8 @@ def by_dimension(dimensions: Sequence[int], pairs: int, seed: int, along: dict) 
         rows.append((d, *share(path.improved), float(path.improved_at_end.mean()), agrees, gain(path), off))
     head = ("d", *SHARE, "at the end", "sign rule agrees", "gain at best, points", "best: off the closed form")
     note = (
-        "The rule: cos(T,*) > cos(S,*) cos(S,T). The gain is of accuracy over all questions, at the best point of each path; its "
-        "cosine is set beside the closed form in the plane of student and teacher (largest difference)."
+        "The rule: cos(T,*) > cos(S,*) cos(S,T). The gain is of accuracy over all questions, at the best point of each path; "
+        "its cosine is set beside the closed form in the plane of student and teacher (largest difference)."
     )
     return Table("dimension", head, tuple(rows), note)
 
@@ -144,7 +150,7 @@ def by_norm(same: Pairs, norms: Sequence[float], along: dict) -> tuple[Table, Fi
         arrived = float(np.mean(path.step < along["steps"]))
         rows.append((norm, *share(path.improved), gain(path), float(np.median(path.step)), arrived, gain(path, "end")))
         x = np.linspace(0, along["steps"], len(path.curve))
-        lines[f"{norm:g}"] = [(float(a), float(b)) for a, b in zip(x, path.curve.mean(1), strict=True)]
+        lines[f"{norm:g}"] = [(float(a), float(b)) for a, b in zip(x, path.curve.mean(1), strict=True)][1:]
     head = (
         "length of the student",
         *SHARE,
@@ -154,7 +160,7 @@ def by_norm(same: Pairs, norms: Sequence[float], along: dict) -> tuple[Table, Fi
         "gain at end, points",
     )
     note = "One set of directions and teachers for all lines. The last column is why one stops early."
-    caption = "The longer the student, the slower it turns, and the later it is to be stopped; after its best point it becomes its teacher."
+    caption = "The longer the student, the slower it turns and the later it is to be stopped; in the end it is its teacher."
     figure = Figure(
         "norm", "Mean cosine with the truth, by initial length", "step", "mean cosine with the truth", lines, caption
     )
@@ -180,7 +186,7 @@ def by_condition(same: Pairs, conditions: Sequence[float], along: dict) -> Table
         "median step of the best",
     )
     note = (
-        "Variances in even ratios, their mean 1; cosines are those of the questions' own metric, cos(w, w*) = w'Cw* / (s s*). The "
+        "Variances in even ratios, their mean 1; cosines are those of the questions' own metric, w'Cw* / (s s*). The "
         "sign rule is exact for condition number 1; the sign of the start is d/dt cos(u, u*) at the first step, for any C."
     )
     return Table("condition", head, tuple(rows), note)
@@ -204,8 +210,8 @@ def by_label(same: Pairs, noises: Sequence[float], along: dict) -> Table:
         "length at end",
     )
     note = (
-        "All questions: labels turned over at random make every pull weaker and none of them turn, so the best point is the same "
-        "and is reached at another step. Hard labels that are all kept let the student's length grow without end."
+        "All questions: labels turned over at random make every pull weaker and none of them turn, so the best point is the "
+        "same and is reached at another step. Hard labels that are all kept let the student's length grow without end."
     )
     return Table("labels", head, tuple(rows), note)
 
@@ -217,8 +223,6 @@ def by_sample(
     rows: list[tuple] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     whole = len(same.student) // draws * draws
-    if not whole:
-        raise ValueError(f"draws={draws}: allowed are 1 to pairs={len(same.student)}; change `draws`")
     few = Pairs(same.student[:whole], same.teacher[:whole], same.truth[:whole])
     together = [str(k // (whole // draws)) for k in range(whole)]
     kinds = [(word, eta, None) for word in LABELS for eta in dict.fromkeys((0.0, noise))] + [("soft", 0.0, batch)]

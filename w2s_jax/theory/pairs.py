@@ -23,7 +23,7 @@ class Pairs:
         return cosine(self.student, self.truth), cosine(self.teacher, self.truth), cosine(self.student, self.teacher)
 
     def in_plane(self) -> "Pairs":
-        """The same pairs in the plane of student and teacher, d = 2; of the truth its projection, which is no longer of length 1.
+        """The same pairs in the plane of student and teacher, d = 2; of the truth its projection, no longer of length 1.
 
         A model of the plane has the same cosine with the truth in both.
         """
