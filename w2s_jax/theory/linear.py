@@ -66,6 +66,9 @@ def study(
         ValueError: a setting out of its range, by name.
     """
     refuse(pairs=pairs, cells=cells, cell_pairs=cell_pairs, draws=draws, lowest=lowest, batch=batch, samples=samples)
+    gaussian.best_of_independent(cosines, cosines)
+    if wrong := [norm for norm in norms if not norm > 0]:
+        raise ValueError(f"norms has {wrong[0]}: allowed are lengths above 0; change `norms`")
     steepest = max(gaussian.spectrum(dimension, condition).max() for condition in (1.0, *conditions))
     flow.check(noises, steepest, rate, steps, records)
     flow.check(noises, 1.0, sample_rate, sample_steps, records)
@@ -162,7 +165,7 @@ def by_norm(same: Pairs, norms: Sequence[float], along: dict) -> tuple[Table, Fi
     note = "One set of directions and teachers for all lines. The last column is why one stops early."
     caption = "The longer the student, the slower it turns and the later it is to be stopped; in the end it is its teacher."
     figure = Figure(
-        "norm", "Mean cosine with the truth, by initial length", "step", "mean cosine with the truth", lines, caption
+        "norm_path", "Mean cosine with the truth, by initial length", "step", "mean cosine with the truth", lines, caption
     )
     return Table("norm", head, tuple(rows), note), figure
 
@@ -253,7 +256,7 @@ def by_sample(
         "On few questions even the best moment of the path comes at once and is worth little, and turned labels cost most."
     )
     figure = Figure(
-        "sample",
+        "sample_share",
         "Students that beat themselves, on n questions",
         "n, drawn questions",
         "share that beats itself",
