@@ -71,7 +71,9 @@ def test_lines_are_named_and_a_wide_range_is_logarithmic():
     assert b - a == pytest.approx(c - b, rel=0.01)
     a, b, c = places([1, 2, 3])
     assert b - a == pytest.approx(c - b, rel=0.01)
-    assert "only one" in figures.lines(study().figures[0]) or "short" in figures.lines(study().figures[0], narrow=True)
+    for narrow in (False, True):
+        drawn = figures.lines(study().figures[0], narrow=narrow)
+        assert ">short<" in drawn and ">long<" in drawn and ">cosine<" in drawn
 
 
 def test_a_plane_is_blue_above_zero_and_orange_below():

@@ -487,7 +487,7 @@ def lines(drawn: Figure, *, narrow: bool = False) -> str:
     tints = dict(zip(drawn.series, (_SERIES * (1 + len(drawn.series) // len(_SERIES))), strict=False))
     with _canvas(f"{drawn.name}-narrow" if narrow else drawn.name, size, drawn.title) as (figure, out):
         rows = -(-len(tints) // 2) if narrow else 0
-        top = 0.93 - 0.055 * rows
+        top = 0.92 - 0.055 * rows
         axes = figure.add_axes((0.13, 0.15, 0.84, top - 0.15) if narrow else (0.075, 0.14, 0.7, 0.78))
         ends = []
         for word, points in drawn.series.items():
@@ -510,17 +510,16 @@ def lines(drawn: Figure, *, narrow: bool = False) -> str:
         axes.text(0, 1.02, drawn.y_label, transform=axes.transAxes, color=QUIET, va="bottom")
         if narrow:
             for at, word in enumerate(tints):
-                axes.text(
-                    0.5 * (at % 2), 1.1 + 0.055 * (at // 2) / (top - 0.15), "■", color=tints[word], transform=axes.transAxes
-                )
-                axes.text(0.5 * (at % 2) + 0.04, 1.1 + 0.055 * (at // 2) / (top - 0.15), word, transform=axes.transAxes)
+                x, y = 0.5 * (at % 2), 1.12 + 0.055 * (rows - 1 - at // 2) / (top - 0.15)
+                axes.text(x, y, "■", color=tints[word], transform=axes.transAxes)
+                axes.text(x + 0.04, y, word, transform=axes.transAxes)
         else:
             low, high = axes.get_ylim()
             height = (high - low) * 0.16 / (size[1] * 0.78)
             ordered = sorted(ends)
             for at, (y, word) in zip(_apart([y for y, _ in ordered], height, high), ordered, strict=True):
                 right = axes.get_yaxis_transform()
-                axes.plot([1.0, 1.03], [y, at], color=tints[word], lw=1, transform=right, clip_on=False)
+                axes.plot([0.985, 1.03], [y, at], color=tints[word], lw=1, transform=right, clip_on=False)
                 axes.text(1.04, at, word, va="center", transform=right)
             axes.set_ylim(low, high)
         _strip(axes, "bottom")

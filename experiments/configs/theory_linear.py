@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg=None):
-    """`arg`: "" or `quick`, a tenth of the pairs and of the steps."""
+    """`arg`: "" or `quick`, fewer pairs, steps and questions."""
     if arg not in (None, "", "quick"):
         raise ValueError(f"theory_linear:{arg}: allowed is theory_linear or theory_linear:quick")
     quick = arg == "quick"
@@ -27,15 +27,15 @@ def get_config(arg=None):
     c.norms = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # initial lengths of the student
     c.conditions = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the questions' covariance
     c.noises = (0.0, 0.1, 0.2, 0.3, 0.4)  # eta, shares of turned labels; drawn questions take the largest
-    c.rate = 0.2 if quick else 0.02
-    c.steps = 300 if quick else 3000
+    c.rate = 0.05 if quick else 0.02
+    c.steps = 600 if quick else 3000
     c.records = 300  # points of a curve, a divisor of both numbers of steps
 
     # 2 drawn questions
     c.samples = (50, 200, 1000) if quick else (50, 100, 200, 500, 1000, 2000)
     c.draws = 8  # of each number; they share the pairs evenly
     c.batch = 50  # questions of a stochastic step, a divisor of each number
-    c.sample_rate = 0.2 if quick else 0.1
+    c.sample_rate = 0.1
     c.sample_steps = 300 if quick else 600
 
     # 3 phase diagram

@@ -201,7 +201,7 @@ def _sample(student, teacher, truth, keys, noise, variance, rate, *, n: int, bat
         label = jnp.where(turned, 1 - label, label)
 
         def advance(u, at):
-            first = at * batch % n
+            first = at % (n // batch) * batch
             seen, told = (jax.lax.dynamic_slice_in_dim(v, first, batch) for v in (z, label))
             gradient = seen.T @ (jax.nn.sigmoid(seen @ u) - told) / batch
             return _cosine(u, truth.T), u - rate * variance[:, None] * gradient
