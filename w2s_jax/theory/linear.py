@@ -121,8 +121,8 @@ def by_dimension(dimensions: Sequence[int], pairs: int, seed: int, along: dict) 
     head = ("d", *SHARE, "at the end", "sign rule agrees", "gain at best, points", "best: off the closed form")
     note = (
         "The rule: cos(T,*) > cos(S,*) cos(S,T). The gain is of accuracy over all questions, at the best point of each path; "
-        "its cosine is set beside the closed form in the plane of student and teacher (largest difference). A step that turns a "
-        "student far passes over a small rise: a lower rate agrees more often."
+        "its cosine is set beside the closed form in the plane of student and teacher (largest difference). A step that turns "
+        "a student far passes over a small rise: a lower rate agrees more often."
     )
     return Table("dimension", head, tuple(rows), note)
 
