@@ -16,6 +16,7 @@ import numpy as np
 from w2s_jax.analysis.transfer import Cell
 from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
+from w2s_jax.theory import Figure, Heat
 from w2s_jax.types import Audit, Certificate
 
 INK, QUIET, FAINT = "#1b1f24", "#6b7280", "#d5d9df"
@@ -515,3 +516,99 @@ def _diverging(above: float) -> tuple[float, float, float]:
     full = (0.0, 0.447, 0.698) if above > 0 else (0.835, 0.369, 0.0)
     strength = min(abs(above) / 0.5, 1.0) * 0.85
     return tuple(1.0 - strength * (1.0 - c) for c in full)
+
+
+WIDE_RANGE = 30  # of x, from which on a logarithmic axis shows more
+
+
+def lines(drawn: Figure, *, narrow: bool = False) -> str:
+    """Draws lines, their names at their right ends; x is logarithmic where it is above 0 and spans more than `WIDE_RANGE`.
+
+    Args:
+        drawn: what to draw.
+        narrow: for a phone: names stand above the drawing.
+    """
+    size = (3.9, 3.3) if narrow else (7.6, 3.5)
+    tints = dict(zip(drawn.series, (_SERIES * (1 + len(drawn.series) // len(_SERIES))), strict=False))
+    with _canvas(f"{drawn.name}-narrow" if narrow else drawn.name, size, drawn.title) as (figure, out):
+        rows = -(-len(tints) // 2) if narrow else 0
+        top = 0.92 - 0.055 * rows
+        axes = figure.add_axes((0.13, 0.15, 0.84, top - 0.15) if narrow else (0.075, 0.14, 0.7, 0.78))
+        ends = []
+        for word, points in drawn.series.items():
+            if not points:
+                continue
+            x, y = np.array(points, float).T
+            axes.plot(x, y, color=tints[word], lw=1.8, marker="o" if len(x) <= 12 else "", ms=3.5, solid_capstyle="round")
+            known = np.flatnonzero(np.isfinite(y))
+            if len(known):
+                ends.append((y[known[-1]], word))
+        every = np.array([x for points in drawn.series.values() for x, _ in points])
+        if every.size and every.min() > 0 and every.max() > WIDE_RANGE * every.min():
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.minorticks_off()
+        axes.margins(x=0.02, y=0.06)
+        axes.grid(axis="y", color=FAINT, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(drawn.x_label, color=QUIET, labelpad=2)
+        axes.text(0, 1.02, drawn.y_label, transform=axes.transAxes, color=QUIET, va="bottom")
+        if narrow:
+            for at, word in enumerate(tints):
+                x, y = 0.5 * (at % 2), 1.12 + 0.055 * (rows - 1 - at // 2) / (top - 0.15)
+                axes.text(x, y, "■", color=tints[word], transform=axes.transAxes)
+                axes.text(x + 0.04, y, word, transform=axes.transAxes)
+        else:
+            low, high = axes.get_ylim()
+            height = (high - low) * 0.16 / (size[1] * 0.78)
+            ordered = sorted(ends)
+            for at, (y, word) in zip(_apart([y for y, _ in ordered], height, high), ordered, strict=True):
+                right = axes.get_yaxis_transform()
+                axes.plot([0.985, 1.03], [y, at], color=tints[word], lw=1, transform=right, clip_on=False)
+                axes.text(1.04, at, word, va="center", transform=right)
+            axes.set_ylim(low, high)
+        _strip(axes, "bottom")
+    return out[0]
+
+
+def plane(drawn: Heat) -> str:
+    """Draws a quantity over two others: blue above zero, orange below it, full at the largest distance from zero."""
+    size = (3.9, 3.7)
+    with _canvas(drawn.name, size, drawn.title) as (figure, out):
+        axes = figure.add_axes((0.15, 0.13, 0.66, 0.8))
+        known = drawn.value[np.isfinite(drawn.value)]
+        full = max(float(np.abs(known).max()), 1e-12) if known.size else 1.0
+        across, up = _edges(drawn.x), _edges(drawn.y)
+        for j, i in np.argwhere(np.isfinite(drawn.value)):
+            corners = [across[i], across[i + 1], across[i + 1], across[i]], [up[j], up[j], up[j + 1], up[j + 1]]
+            axes.fill(*corners, color=_diverging(drawn.value[j, i] / full / 2), lw=0)
+        axes.set(xlim=(across[0], across[-1]), ylim=(up[0], up[-1]))
+        axes.set_xlabel(drawn.x_label, color=QUIET, labelpad=2)
+        axes.text(0, 1.02, drawn.y_label, transform=axes.transAxes, color=QUIET, va="bottom")
+        _strip(axes)
+        scale = figure.add_axes((0.85, 0.13, 0.035, 0.8))
+        low = min(float(known.min()), 0.0) if known.size else 0.0
+        high = max(float(known.max()), 0.0) if known.size else 1.0
+        step = np.linspace(low, high, 25)
+        for a, b in zip(step[:-1], step[1:], strict=True):
+            scale.fill([0, 1, 1, 0], [a, a, b, b], color=_diverging((a + b) / 4 / full), lw=0)
+        scale.set(xlim=(0, 1), ylim=(low, high if high > low else low + 1), xticks=[])
+        scale.yaxis.tick_right()
+        _strip(scale)
+    return out[0]
+
+
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#c79a00", "#1b1f24")
+
+
+def _edges(centre: Sequence[float]) -> np.ndarray:
+    """Borders of cells around ascending centres.
+
+    >>> _edges([1, 3, 4]).tolist()
+    [0.0, 2.0, 3.5, 4.5]
+    """
+    centre = np.asarray(centre, float)
+    if len(centre) == 1:
+        return centre[0] + np.array([-0.5, 0.5])
+    between = (centre[1:] + centre[:-1]) / 2
+    return np.array([2 * centre[0] - between[0], *between, 2 * centre[-1] - between[-1]])
