@@ -12,9 +12,10 @@ resamples of them; together they are the family. On the other half everything is
                U, and the smallest over the resamples' probes is taken. It estimates the population's constant, by sets found
                at random: where a worse set was missed, a bound may fail
 
-Source: arXiv 2405.16043, sections 5 and 6 (there: paraphrases as neighbours, five folds). Deviations: 1. nearest embeddings in
-place of paraphrases, after centring and scaling rows to length one. 2. q is the one with the smallest bound. 3. no correction
-of the oracle's constant for the sample's size.
+Source: arXiv 2405.16043, sections 5 and 6 (there: paraphrases as neighbours, five folds). Deviations: 1. nearest embeddings
+in place of paraphrases, after centring and scaling rows to length one. 2. q is the one with the smallest bound. 3. no
+correction of the oracle's constant for the sample's size. 4. n(x) counts as a neighbour wherever it lies; which probes are
+robust is judged by the k nearest alone, and the oracle's constant takes no notice of eta.
 """
 
 import dataclasses
