@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg=None):
-    """`arg`: "" or `quick`, a twentieth of the draws."""
+    """`arg`: "" or `quick`, a tenth of the draws."""
     if arg not in (None, "", "quick"):
         raise ValueError(f"theory_expansion:{arg}: allowed is theory_expansion or theory_expansion:quick")
     c = ConfigDict()
@@ -20,14 +20,14 @@ def get_config(arg=None):
     c.seed = 0
 
     # 1 bounds against errors on populations of two views
-    c.draws = 50 if arg == "quick" else 1000  # in which a theorem applies, for each kind and eta
+    c.draws = 50 if arg == "quick" else 500  # in which a bound is below 1, for each kind and eta
     c.size = 120  # points
     c.etas = (0.0, 0.03)  # neighbours that may differ; edges to S_i^bad are few, so with a large eta nothing expands to it
     c.dependence = 0.6  # of the views, drawn up to this
 
     # 2 along the dependence
     c.dependences = (0.0, 0.2, 0.4, 0.6, 0.8)
-    c.draws_each = 10 if arg == "quick" else 200
+    c.draws_each = 10 if arg == "quick" else 100
 
     # 3 embeddings
     c.arrays = ""  # an .npz; "" = without

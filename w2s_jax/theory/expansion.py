@@ -21,7 +21,7 @@ from w2s_jax.theory.judging import CORRECTION, COVERAGE, Population, Verdict, ju
 from w2s_jax.theory.partition import ABSTAIN, partition, share
 
 KINDS: dict[str, Callable[..., Population]] = {"contents": two_views.contents, "gaussian": two_views.gaussian}
-PATIENCE = 20  # draws for each one wanted in which a theorem applies
+PATIENCE = 20  # draws for each one wanted in which a theorem says something
 ALPHA, COVERAGE_RANGE = (0.05, 0.4), (0.3, 0.9)  # what populations are drawn from
 
 
@@ -53,16 +53,16 @@ def study(
     dependences: Sequence[float],
     draws_each: int,
     seed: int,
-    arrays: str = "",
-    neighbours: int = 10,
-    resamples: int = 40,
-    l2: float = 0.1,
-    probe_etas: Sequence[float] = (0.0,),
+    arrays: str,
+    neighbours: int,
+    resamples: int,
+    l2: float,
+    probe_etas: Sequence[float],
 ) -> Study:
     """Runs all three parts.
 
     Args:
-        draws: populations of each kind, and for each eta, in which at least one theorem applies.
+        draws: populations of each kind, and for each eta, in which at least one theorem says something.
         size: points of a population.
         etas: share of neighbours that may differ where a classifier counts as robust.
         dependence: the largest of the draws of part 1.
@@ -72,7 +72,7 @@ def study(
         neighbours, resamples, l2, probe_etas: of part 3, see `probing.examine`.
 
     Raises:
-        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem applies, or the arrays are not as said.
+        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, or the arrays are not as said.
     """
     tables, figures = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)], []
     for kind, draw in KINDS.items():
@@ -105,7 +105,7 @@ def held(
     dependence: float,
     seed: int,
 ) -> Table:
-    """Holds every theorem against the student's errors, in `draws` populations of each kind in which one applies."""
+    """Holds every theorem against the student's errors, in `draws` populations of each kind in which one says something."""
     rows = []
     for number, (kind, draw) in enumerate(kinds.items()):
         for eta in etas:
@@ -138,7 +138,7 @@ def held(
         ),
         rows=tuple(rows),
         note=(
-            f"{draws} populations of {size} points a row in which at least one theorem applies, two classes each; errors, "
+            f"{draws} populations of {size} points a row in which a theorem gives a bound below 1, two classes each; errors, "
             "constants and bounds are counts, compared without tolerance. Means are over the classes to which the "
             "theorem applies; below alpha: share of these with a bound below the weak labels' own error (on T_i: below 1/2)."
         ),
@@ -148,21 +148,21 @@ def held(
 def applicable(
     rng: np.random.Generator, draw: Callable[..., Population], *, draws: int, size: int, eta: float, dependence: float
 ) -> list[Trial]:
-    """Draws populations until a theorem applies in so many.
+    """Draws populations until in so many of them a theorem gives a bound that says something, one below 1.
 
     Raises:
-        ValueError: it applies too rarely.
+        ValueError: that is too rare.
     """
     trials: list[Trial] = []
     for _ in range(PATIENCE * draws):
         if len(trials) == draws:
             break
         trial = tried(rng, draw, size=size, eta=eta, dependence=rng.uniform(0, dependence))
-        if any(verdict.bound is not None for verdict in trial.verdicts):
+        if any(verdict.bound is not None and verdict.bound < 1 for verdict in trial.verdicts):
             trials.append(trial)
     if len(trials) < draws:
         raise ValueError(
-            f"a theorem applies in {len(trials)} of {PATIENCE * draws} populations with eta={eta}, {draws} are wanted; lower "
+            f"a bound is below 1 in {len(trials)} of {PATIENCE * draws} populations with eta={eta}, {draws} are wanted; lower "
             "etas or dependence, or raise size in the config"
         )
     return trials

@@ -76,11 +76,11 @@ def examine(
     weak: np.ndarray,
     gold: np.ndarray,
     *,
-    neighbours: int = 10,
-    eta: float = 0.0,
-    resamples: int = 40,
-    l2: float = 0.1,
-    seed: int = 0,
+    neighbours: int,
+    eta: float,
+    resamples: int,
+    l2: float,
+    seed: int,
 ) -> Examination:
     """Measures expansion, bounds and errors.
 
