@@ -72,7 +72,8 @@ def study(
         neighbours, resamples, l2, probe_etas: of part 3, see `probing.examine`.
 
     Raises:
-        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, or the arrays are not as said.
+        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, or the arrays are not as
+            said.
     """
     tables, figures = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)], []
     for kind, draw in KINDS.items():
@@ -198,8 +199,9 @@ def along(
     lines: dict[str, list] = {}
     wholes: dict[str, list] = {}
     for dependence in dependences:
-        rng = np.random.default_rng([seed, *kind.encode()])  # the same randomness along the line
-        trials = [tried(rng, draw, size=size, eta=0, dependence=dependence) for _ in range(draws)]
+        # A draw's alpha and coverage are the same all along the line.
+        rngs = [np.random.default_rng([seed, number, *kind.encode()]) for number in range(draws)]
+        trials = [tried(rng, draw, size=size, eta=0, dependence=dependence) for rng in rngs]
         first = [v for trial in trials for v in trial.verdicts if v.theorem == "B.1" and v.alpha is not None and v.points]
         known = [v for v in first if v.bound is not None]
         for name, values in (
