@@ -109,8 +109,8 @@ def held(
     """Holds every theorem against the student's errors, in `draws` populations of each kind in which one says something."""
     rows = []
     for number, (kind, draw) in enumerate(kinds.items()):
-        for eta in etas:
-            rng = np.random.default_rng([seed, number])
+        for place, eta in enumerate(etas):
+            rng = np.random.default_rng([seed, number, place])
             trials = applicable(rng, draw, draws=draws, size=size, eta=eta, dependence=dependence)
             for theorem in (*CORRECTION, *COVERAGE):
                 rows.append((kind, eta, f"Theorem {theorem}", *_summary(trials, theorem)))
