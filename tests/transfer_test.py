@@ -8,7 +8,7 @@ import pytest
 from experiments import transfer as command
 from experiments.configs import base
 from tests import toy
-from w2s_jax import looking, store
+from w2s_jax import looking, store, transfer_page
 from w2s_jax.analysis import transfer
 from w2s_jax.looking import Looked
 from w2s_jax.run import Run, find_model
@@ -111,6 +111,20 @@ def test_the_report_has_heat_maps_and_their_numbers(measured):
     table = (folder / "data" / "transfer.csv").read_text().splitlines()
     assert len(table) == 1 + len(cells_of(measured)) and table[0].startswith("method,source,target,tier")
     assert "| NTF | OOD_dist |" in (folder / "transfer.md").read_text()
+
+
+def test_what_judges_alike_wherever_it_was_fitted_is_drawn_once(tmp_path):
+    def cell(method, source, target, auc):
+        counts = {"num_fitted": 9, "num_judged": 9, "num_shared": 0, "right": 0.5, "n": 2}
+        measured = {"auc": auc, "auc_lo": 0.4, "auc_hi": 0.9, "ece": 0.1, "brier": 0.2}
+        return transfer.Cell(method, source, target, "OOD_dist", **counts, **measured, purity=0.5, purity_lo=0.2, purity_hi=0.8)
+
+    pairs = [(source, target) for source in "ab" for target in "ab"]
+    cells = [cell("confidence", *pair, 0.6 if pair[1] == "a" else 0.7) for pair in pairs]
+    cells += [cell("ntf", *pair, 0.6 if pair == ("a", "a") else 0.7) for pair in pairs]
+    transfer_page.write(tmp_path, cells, transfer.by_tier(cells))
+    of_confidence, of_ntf = (tmp_path / "index.html").read_text().split("<h2>NTF</h2>")
+    assert of_confidence.count(">any</text>") == 2 and ">any</text>" not in of_ntf
 
 
 def half(correct, names, groups=None):

@@ -43,7 +43,7 @@ def write(
         "<section><h2>By distance</h2>" + html_table(*_by_tier(tiers)) + "</section>",
     ]
     for method in dict.fromkeys(cell.method for cell in cells):
-        own = [cell for cell in cells if cell.method == method]
+        own = _drawn([cell for cell in cells if cell.method == method])
         drawn = (
             f"<div><h4>{word}</h4>{figures.heat(own, field, chance=field == 'auc')}</div>"
             for word, field in (("AUC", "auc"), ("Purity of the most trusted", "purity"))
@@ -51,7 +51,7 @@ def write(
         caption = (
             "Fitted on the set at the left, judging the set above. Blue is above the baseline (0.5 for the AUC, the share of"
             " right labels among all for purity), orange below; a dot: the 95 % interval, written beneath, excludes it. On the"
-            " diagonal the two halves of one set."
+            " diagonal the two halves of one set. What judges alike wherever it was fitted has one row."
         )
         grid = f'<div style="display: grid; gap: 1.5rem">{"".join(drawn)}</div>'
         body.append(f"<section><h2>{escape(figures.name(method))}</h2>{figure(grid, caption)}</section>")
@@ -76,6 +76,14 @@ def _by_tier(tiers: Tiers) -> tuple[list[str], list[list[str]]]:
         for (method, tier), (auc, pure, count) in tiers.items()
     ]
     return ["trust function", "tier", "AUC, mean", "purity, mean", "cells"], body
+
+
+def _drawn(own: Sequence[Cell]) -> Sequence[Cell]:
+    """The cells of one trust function that are drawn: of one that judges alike wherever it was fitted, a single row."""
+    told = {(c.target, c.auc, c.auc_lo, c.auc_hi, c.purity, c.purity_lo, c.purity_hi) for c in own}
+    if len(told) > len({c.target for c in own}):
+        return own
+    return [dataclasses.replace(c, source="any") for c in own if c.source == own[0].source]
 
 
 def _cells(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
