@@ -530,10 +530,12 @@ def lines(drawn: Figure, *, narrow: bool = False) -> str:
     """
     size = (3.9, 3.3) if narrow else (7.6, 3.5)
     tints = dict(zip(drawn.series, (_SERIES * (1 + len(drawn.series) // len(_SERIES))), strict=False))
+    wide = 0.25 + 0.068 * max(map(len, drawn.series), default=0)  # inches that the longest name takes
     with _canvas(f"{drawn.name}-narrow" if narrow else drawn.name, size, drawn.title) as (figure, out):
-        rows = -(-len(tints) // 2) if narrow else 0
+        columns = 2 if wide < 0.42 * size[0] else 1
+        rows = -(-len(tints) // columns) if narrow else 0
         top = 0.92 - 0.055 * rows
-        axes = figure.add_axes((0.13, 0.15, 0.84, top - 0.15) if narrow else (0.075, 0.14, 0.7, 0.78))
+        axes = figure.add_axes((0.13, 0.15, 0.84, top - 0.15) if narrow else (0.075, 0.14, 0.92 - wide / size[0], 0.78))
         ends = []
         for word, points in drawn.series.items():
             if not points:
@@ -555,7 +557,7 @@ def lines(drawn: Figure, *, narrow: bool = False) -> str:
         axes.text(0, 1.02, drawn.y_label, transform=axes.transAxes, color=QUIET, va="bottom")
         if narrow:
             for at, word in enumerate(tints):
-                x, y = 0.5 * (at % 2), 1.12 + 0.055 * (rows - 1 - at // 2) / (top - 0.15)
+                x, y = 0.5 * (at % columns), 1.12 + 0.055 * (rows - 1 - at // columns) / (top - 0.15)
                 axes.text(x, y, "■", color=tints[word], transform=axes.transAxes)
                 axes.text(x + 0.04, y, word, transform=axes.transAxes)
         else:
