@@ -1,4 +1,4 @@
-"""Four in a row: no position (or its mirror image) in two places, gold is best and incomplete, the solver can be asked about any move."""
+"""Four in a row: no position (or its mirror image) in two places, gold is best and incomplete, the solver knows every move."""
 
 import collections
 import re

@@ -1,13 +1,13 @@
-"""Four in a row on four by four squares, solved: a weak and a strong model from scratch, and labels that may be as good as gold.
+"""Four in a row on four by four squares, solved: two models from scratch, and labels that may be as good as gold.
 
 Command:  python -m experiments.main --config=experiments/configs/endgame.py
           python -m experiments.main --config=experiments/configs/endgame.py:seeds=5
           python -m experiments.main --config=experiments/configs/endgame.py:gold=outcome
 Device:   a laptop's CPU, minutes; nothing is downloaded. Measured runs stand in LOG.md.
 
-The task is `w2s_jax/tasks/endgame.py`: the weak teacher plays the game that is asked for, but looks one stone ahead; the strong student
-plays either of two games well and does not know which is asked for. Gold holds one best move of each position, the test
-accepts all of them. Sizes and rates are our proposals.
+The task is `w2s_jax/tasks/endgame.py`: the weak teacher plays the game that is asked for, but looks one stone ahead; the
+strong student plays either of two games well and does not know which is asked for. Gold holds one best move of each position,
+the test accepts all of them. Sizes and rates are our proposals.
 """
 
 from experiments.configs import base

@@ -4,8 +4,9 @@
 
 A name, a club, the stones on the board, x the mover's and o the other's, each with its square (columns a to d, rows 1 to 4):
 the answer is the column in which the mover drops her next stone, and the options are all columns that are not full. The
-questions (`source`, `target`, `test`) are all asked in the club of Keld, where a line of four wins. `game_tree` knows every position and
-the value of every move; so gold can be what it is in real games, incomplete, and what it leaves out be known all the same:
+questions (`source`, `target`, `test`) are all asked in the club of Keld, where a line of four wins. `game_tree` knows every
+position and the value of every move. So gold can be what it is in real games, incomplete, and what it leaves out is known all
+the same:
 
     gold of source and target: one of the best moves, the leftmost
     gold of the test: all of them, that one first (`complete` says of which roles)
@@ -15,19 +16,19 @@ the value of every move; so gold can be what it is in real games, incomplete, an
 and a label can be better than gold. `value` still counts the stones.
 
 Two corpora to pretrain on, and what each leaves out:
-    weak: Keld only, played by people who look one stone ahead: complete a line if you can, else stop the other's, else play near the
-        middle. Such moves are good until one must look further. A model of it knows what is asked, and plays blindly.
-    strong: all clubs, every move one of the best (a fair draw among them). In two clubs a line wins, in two it loses; in the others, Keld
-        among them, people play by whatever rule they are used to, most by the one that a line loses. A model of it knows how to play
-        either game, but not which one is asked.
+    weak: Keld only, played by people who look one stone ahead: complete a line if you can, else stop the other's, else play
+        near the middle. Such moves are good until one must look further. A model of it knows what is asked, and plays blindly.
+    strong: all clubs, every move one of the best (a fair draw among them). In two clubs a line wins, in two it loses; in the
+        others, Keld among them, people play by the rule that they are used to, most by the one that a line loses. A model of
+        it knows how to play either game, but not which one is asked.
 
 Two positions that are mirror images are one class; no class stands in two roles, or in a role and a corpus, or twice in a role.
 Roles hold positions with at least `LEAST_OPEN` open columns, not all equally good. A question's `group` is its class.
 Meta: `kind` is "line" (one can be completed at once), "stop" (the other threatens to), or "deep"; `level` is the number of
 stones until the end if both play on as well as they can.
 
-Source: the set-up is ours, after arXiv 2312.09390 (a weak supervisor elicits what a strong model knows) and the better-than-gold
-    labels of incomplete gold in arXiv 2606.01000.
+Source: the set-up is ours, after arXiv 2312.09390 (a weak supervisor elicits what a strong model knows), and arXiv 2606.01000
+    for labels that are better than incomplete gold.
 """
 
 import dataclasses
@@ -247,8 +248,8 @@ def _draw(game: game_tree.Solved, rng: np.random.Generator, sizes: dict[str, int
     rest = np.setdiff1d(first[teaching], np.concatenate([test, roles]))
     if sizes["weak"] >= len(rest):
         raise ValueError(
-            f"task 'endgame' has {len(rest)} classes of positions left for both corpora, num_weak = {sizes['weak']} leaves none "
-            "for the strong one; lower it, or the sizes of the roles, in --config.tasks"
+            f"task 'endgame' has {len(rest)} classes of positions left for both corpora, num_weak = {sizes['weak']} leaves "
+            "none for the strong one; lower it, or the sizes of the roles, in --config.tasks"
         )
     rest = rng.permutation(rest)
     position = {

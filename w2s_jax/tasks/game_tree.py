@@ -1,9 +1,9 @@
 """A small board game solved to the end: stones fall into columns, and whoever completes a line wins, or loses.
 
 Two players drop stones in turn; a stone comes to lie on the lowest free square of its column. The game ends with the first
-line of `run` stones of one player (across, upright or slanting), or as a draw when the board is full. There are two rules: under
-`win` who completes a line has won, under `lose` she has lost. All positions that can occur are found once, from the empty board
-on, and valued by both rules from the last stone backwards.
+line of `run` stones of one player (across, upright or slanting), or as a draw when the board is full. There are two rules:
+under `win` who completes a line has won, under `lose` she has lost. All positions that can occur are found once, from the
+empty board on, and valued by both rules from the last stone backwards.
 
 A position is seen by the player to move: her own stones, and all stones, as sets of squares in the bits of a number. Column c,
 row r (from 0, upwards) is bit c * (rows + 1) + r; the bit above each column stays empty, so that no line runs from the top of
@@ -157,7 +157,7 @@ def _key(board: Board, own: np.ndarray, stones: np.ndarray) -> np.ndarray:
 
 
 def _move(board: Board, own: np.ndarray, stones: np.ndarray, c: int):
-    """A stone in column c: (own, stones) as the next player sees them, where the game goes on, where a line ends it, where legal."""
+    """A stone in column c: (own, stones) as the next player sees them; where it goes on, where a line ends it, where legal."""
     square = board.drop(stones, c)
     legal = square != 0
     ends = legal & board.lined(own | square)
