@@ -3,7 +3,7 @@
 Command:  python -m experiments.main --config=experiments/configs/endgame.py
           python -m experiments.main --config=experiments/configs/endgame.py:seeds=5
           python -m experiments.main --config=experiments/configs/endgame.py:gold=outcome
-Device:   a laptop's CPU, minutes; nothing is downloaded. Measured runs stand in LOG.md.
+Device:   a laptop's CPU, minutes; nothing is downloaded.
 
 The task is `w2s_jax/tasks/endgame.py`: the weak teacher plays the game that is asked for, but looks one stone ahead; the
 strong student plays either of two games well and does not know which is asked for. Gold holds one best move of each position,

@@ -18,7 +18,7 @@ does every other mate count.
 How a position is put (`layout`):
     fen      Chess position (FEN): 8/8/8/8/8/5k2/6q1/7K w - - 0 1
              Best move for White in UCI notation:
-    words    white Kh1 qg2 kf3 =            each piece with its square, lower case = Black; for models from scratch
+    words    white kf3 qg2 Kh1 =            each piece with its square, lower case = Black; for models from scratch
 
 With `fen` the prompt is complete in itself (style `direct`, also after shots); a chat model is asked in style `cloze` or
 `boxed`.
@@ -151,7 +151,8 @@ def _problem(row: Row) -> str:
     except ValueError as error:
         return f"FEN {row.fen!r} is none: {error}"
     if not board.is_valid():
-        return f"FEN {row.fen!r} is no position that can occur: {board.status()!s}"
+        reasons = ", ".join(flaw.name.lower().replace("_", " ") for flaw in board.status())
+        return f"FEN {row.fen!r} is no position that can occur: {reasons}"
     if row.answer == ():
         return "best_moves is empty; null where they are not known"
     for move in row.answer or ():
@@ -163,7 +164,10 @@ def _problem(row: Row) -> str:
 
 
 def _spared(row: Row) -> str:
-    return f"only one move is legal in {row.fen!r}" if len(legal_moves(row.fen)) < 2 else ""
+    import chess
+
+    several = any(itertools.islice(chess.Board(row.fen).legal_moves, 1, None))
+    return "" if several else f"fewer than two moves are legal in {row.fen!r}"
 
 
 def _asks(row: Row) -> tuple[str, frozenset[str]]:
