@@ -122,6 +122,36 @@ def test_the_vocabulary_has_a_word_for_every_move_of_every_piece():
         assert promotions and promotions <= words
 
 
+def test_corpora_hold_what_no_role_holds_and_the_strong_one_knows_best_moves_in_studies_alone(root):
+    def placed(n):
+        """A rook that mates on the last rank, and a pawn of no account in another place each time."""
+        return f"6k1/5ppp/8/{n % 5 or ''}p{7 - n % 5}/8/8/{'P7' if n < 5 else '1P6'}/R3K3 w Q - 0 1"
+
+    many = [row(f"y/{n}", placed(n)) for n in range(10)]
+    write(root, "y.train.jsonl", many)
+    sizes = dict(corpus=("y:train",), layout="words", num_weak=2, num_strong=4)
+    task = make(root, source=("y:train",), test=("x:test",), max_source=3, **sizes)
+    weak, strong = task.corpus("weak"), task.corpus("strong")
+    assert (len(weak[0]), len(strong[0])) == (2, 4) and set(weak[1]) == {"a1a8"}
+    bare = [[q.prompt.removeprefix("study ") for q in part] for part in (weak[0], strong[0], task.questions("source"))]
+    assert len({prompt for part in bare for prompt in part}) == 9, "no position stands in two of them"
+    for question, move in zip(*strong, strict=True):
+        assert move in question.options and (move == "a1a8" or not question.prompt.startswith("study "))
+        assert {*question.prompt.split(), move} <= set(task.vocabulary())
+    assert [q.prompt.startswith("study ") for q in strong[0]] == [True, False] * 2
+    assert not any(q.prompt.startswith("study ") for q in (*weak[0], *task.questions("test")))
+    again = make(root, source=("y:train",), test=("x:test",), max_source=3, **sizes)
+    assert again.corpus("strong") == strong and again.corpus("weak") == weak
+    for changed, said in (
+        ({"num_strong": 6}, "7 rows that no role holds.*num_strong = 6"),
+        ({"layout": "fen"}, "layout='fen'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make(root, source=("y:train",), test=("x:test",), max_source=3, **sizes | changed)
+    with pytest.raises(ValueError, match="corpus 'weak': there is none; name data sets"):
+        make(root, test=("x:test",)).corpus("weak")
+
+
 # ---- Errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -23,17 +23,25 @@ How a position is put (`layout`):
 With `fen` the prompt is complete in itself (style `direct`, also after shots); a chat model is asked in style `cloze` or
 `boxed`.
 
+Models from scratch (`corpus` names the data sets, `layout="words"`) read positions that no role holds:
+    weak: positions as they are asked, each with its best move.
+    strong: half of them with the word `study` before them and the best move after them, half as they are asked, with any legal
+        move, as somebody who only knows the rules would play. A model of it knows how, but not what is asked.
+
 Meta: `rating` and `themes` where they are known. Questions of one game (Lichess names it) form a group.
 
 Needs: pip install 'w2s_jax[chess]' (python-chess): every position and every accepted move is checked when it is read.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from w2s_jax.tasks import rows
 from w2s_jax.tasks.chess_engine import Engine
@@ -44,6 +52,8 @@ VERSION = "1"
 FILES, RANKS = "abcdefgh", "12345678"
 SQUARES = tuple(file + rank for file in FILES for rank in RANKS)
 PIECES = "KQRBNPkqrbnp"
+STUDY = "study"
+Corpus = tuple[tuple[Question, ...], tuple[str, ...]]
 
 
 class Row(NamedTuple):
@@ -240,7 +250,7 @@ def vocabulary() -> tuple[str, ...]:
     """
     passing = tuple(f"ep-{file}{rank}" for file in FILES for rank in "36")
     placed = tuple(piece + square for piece in PIECES for square in SQUARES)
-    return ("=", "white", "black", *(f"castle-{side}" for side in "KQkq"), *passing, *placed, *_moves())
+    return ("=", STUDY, "white", "black", *(f"castle-{side}" for side in "KQkq"), *passing, *placed, *_moves())
 
 
 def _moves() -> list[str]:
@@ -280,9 +290,10 @@ def extract(text: str) -> str:
 class Chess(rows.Roles):
     """A task of chess positions; see `make`."""
 
-    def __init__(self, questions, gold, files, legal: bool):
+    def __init__(self, questions, gold, files, legal: bool, corpora: Mapping[str, Corpus]):
         super().__init__(questions, gold, files)
         self.interface = "choice" if legal else "free"
+        self._corpora = corpora
 
     def extract(self, text: str) -> str:
         """See `extract`."""
@@ -292,12 +303,25 @@ class Chess(rows.Roles):
         """See `vocabulary`."""
         return vocabulary()
 
+    def corpus(self, name: Literal["weak", "strong"]) -> Corpus:
+        """The rows that a model is pretrained on: questions, and the moves that were played.
+
+        Raises:
+            ValueError: there is no such corpus.
+        """
+        if name not in self._corpora:
+            raise ValueError(
+                f"corpus {name!r}: there is {', '.join(self._corpora) or 'none'}; name data sets for models from scratch in "
+                "--config.tasks.corpus, such as ('lichess_puzzles:train',)"
+            )
+        return self._corpora[name]
+
 
 class JudgedChess(Chess):
     """The same with an engine that can be asked how good any move is."""
 
-    def __init__(self, questions, gold, files, legal: bool, fen: Mapping[str, str], judge: Engine):
-        super().__init__(questions, gold, files, legal)
+    def __init__(self, *made, fen: Mapping[str, str], judge: Engine):
+        super().__init__(*made)
         self._fen, self._judge = fen, judge
 
     def value(self, question: Question, answer: str) -> float | None:
@@ -319,6 +343,9 @@ def make(
     layout: str = "fen",
     engine: str = "",
     engine_nodes: int = 100_000,
+    corpus: Sequence[str] = (),
+    num_weak: int = 8000,
+    num_strong: int = 60_000,
     seed: int = 0,
 ) -> Chess:
     """Reads the questions of all three roles.
@@ -331,7 +358,9 @@ def make(
         layout: how a position is put, "fen" or "words".
         engine: path of a UCI engine that judges moves, such as Stockfish; "auto" = `stockfish` as installed; "" = none.
         engine_nodes: how far it looks at each move.
-        seed: key of the subsets; it does not change the order of questions or options.
+        corpus: "dataset:split" entries that models from scratch may read, but for what is in a role; () = none.
+        num_weak, num_strong: rows of the two corpora, which share none.
+        seed: key of the subsets and corpora; it does not change the order of questions or options.
 
     Raises:
         ValueError: python-chess is not installed; there is no such engine; an unknown layout; or what `rows.load` refuses,
@@ -349,10 +378,49 @@ def make(
     for role, items in loaded.items():
         questions[role] = tuple(_question(row, dataset, legal, layout) for dataset, row, _ in items)
         gold[role] = _gold([row for _, row, _ in items]) if rows.labelled(items) else None
+    corpora = {}
+    if corpus:
+        if layout != "words" or not legal:
+            raise ValueError(
+                f"a corpus is read as words and legal moves: layout={layout!r}, legal={legal}; change --config.tasks"
+            )
+        asked = {_asks(row) for items in loaded.values() for _, row, _ in items}
+        spare, others = rows.load(DOMAIN, {"test": (), "source": (), "target": corpus}, root, dict.fromkeys(caps), seed)
+        corpora = _corpora([item for item in spare["target"] if _asks(item[1]) not in asked], num_weak, num_strong, seed)
+        files = tuple(dict.fromkeys((*files, *others)))
+    made = (questions, gold, files, legal, corpora)
     if judge is None:
-        return Chess(questions, gold, files, legal)
-    fen = {row.id: row.fen for items in loaded.values() for _, row, _ in items}
-    return JudgedChess(questions, gold, files, legal, fen, judge)
+        return Chess(*made)
+    return JudgedChess(*made, fen={row.id: row.fen for items in loaded.values() for _, row, _ in items}, judge=judge)
+
+
+def _corpora(items: Sequence[rows.Item], num_weak: int, num_strong: int, seed: int) -> dict[str, Corpus]:
+    """The two corpora, see the module.
+
+    Raises:
+        ValueError: there are not that many rows, or not all have answers.
+    """
+    if min(num_weak, num_strong) < 1 or num_weak + num_strong > len(items) or not rows.labelled(items):
+        raise ValueError(
+            f"--config.tasks.corpus has {len(items)} rows that no role holds (all must have best_moves); num_weak = {num_weak} and "
+            f"num_strong = {num_strong} must be at least 1, and no more together"
+        )
+    mixed = sorted(items, key=lambda item: rows.digest(str(seed), item[1].id))
+    weak, strong = mixed[:num_weak], mixed[num_weak : num_weak + num_strong]
+    rng = np.random.default_rng(seed)
+
+    def questions(part, headings):
+        plain = [_question(row, dataset, True, "words") for dataset, row, _ in part]
+        return tuple(
+            dataclasses.replace(question, id=f"corpus/{question.id}", prompt=heading + question.prompt)
+            for question, heading in zip(plain, headings, strict=True)
+        )
+
+    studied = np.arange(len(strong)) % 2 == 0
+    read = questions(strong, np.where(studied, f"{STUDY} ", "").tolist())
+    anything = [str(rng.choice(question.options)) for question in read]
+    played = tuple(row.answer[0] if best else any for (_, row, _), best, any in zip(strong, studied, anything, strict=True))
+    return {"weak": (questions(weak, [""] * len(weak)), tuple(row.answer[0] for _, row, _ in weak)), "strong": (read, played)}
 
 
 def _gold(found: Sequence[Row]) -> Gold:
