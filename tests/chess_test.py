@@ -125,7 +125,7 @@ def test_the_vocabulary_has_a_word_for_every_move_of_every_piece():
 def test_corpora_hold_what_no_role_holds_and_the_strong_one_knows_best_moves_in_studies_alone(root):
     def placed(n):
         """A rook that mates on the last rank, and a pawn of no account in another place each time."""
-        return f"6k1/5ppp/8/{n % 5 or ''}p{7 - n % 5}/8/8/{'P7' if n < 5 else '1P6'}/R3K3 w Q - 0 1"
+        return f"6k1/5ppp/8/{n % 5 + 1}p{6 - n % 5}/8/8/{'7P' if n < 5 else '6P1'}/R3K3 w Q - 0 1"
 
     many = [row(f"y/{n}", placed(n)) for n in range(10)]
     write(root, "y.train.jsonl", many)
@@ -142,9 +142,11 @@ def test_corpora_hold_what_no_role_holds_and_the_strong_one_knows_best_moves_in_
     assert not any(q.prompt.startswith("study ") for q in (*weak[0], *task.questions("test")))
     again = make(root, source=("y:train",), test=("x:test",), max_source=3, **sizes)
     assert again.corpus("strong") == strong and again.corpus("weak") == weak
+    too_many = "7 rows that no role holds.*num_strong = 6"
     for changed, said in (
-        ({"num_strong": 6}, "7 rows that no role holds.*num_strong = 6"),
+        ({"num_strong": 6}, too_many),
         ({"layout": "fen"}, "layout='fen'"),
+        ({"legal": False}, "legal=False"),
     ):
         with pytest.raises(ValueError, match=said):
             make(root, source=("y:train",), test=("x:test",), max_source=3, **sizes | changed)

@@ -382,7 +382,8 @@ def make(
     if corpus:
         if layout != "words" or not legal:
             raise ValueError(
-                f"a corpus is read as words and legal moves: layout={layout!r}, legal={legal}; change --config.tasks"
+                f"layout={layout!r}, legal={legal}: models from scratch read words and choose among legal moves; set "
+                "--config.tasks.layout=words and legal=True, or corpus to ()"
             )
         asked = {_asks(row) for items in loaded.values() for _, row, _ in items}
         spare, others = rows.load(DOMAIN, {"test": (), "source": (), "target": corpus}, root, dict.fromkeys(caps), seed)
@@ -402,8 +403,8 @@ def _corpora(items: Sequence[rows.Item], num_weak: int, num_strong: int, seed: i
     """
     if min(num_weak, num_strong) < 1 or num_weak + num_strong > len(items) or not rows.labelled(items):
         raise ValueError(
-            f"--config.tasks.corpus has {len(items)} rows that no role holds (all must have best_moves); num_weak = {num_weak} and "
-            f"num_strong = {num_strong} must be at least 1, and no more together"
+            f"--config.tasks.corpus has {len(items)} rows that no role holds (all must have best_moves); num_weak = {num_weak} "
+            f"and num_strong = {num_strong} must be at least 1, and no more together"
         )
     mixed = sorted(items, key=lambda item: rows.digest(str(seed), item[1].id))
     weak, strong = mixed[:num_weak], mixed[num_weak : num_weak + num_strong]
@@ -418,8 +419,8 @@ def _corpora(items: Sequence[rows.Item], num_weak: int, num_strong: int, seed: i
 
     studied = np.arange(len(strong)) % 2 == 0
     read = questions(strong, np.where(studied, f"{STUDY} ", "").tolist())
-    anything = [str(rng.choice(question.options)) for question in read]
-    played = tuple(row.answer[0] if best else any for (_, row, _), best, any in zip(strong, studied, anything, strict=True))
+    chance = [str(rng.choice(question.options)) for question in read]
+    played = tuple(row.answer[0] if best else move for (_, row, _), best, move in zip(strong, studied, chance, strict=True))
     return {"weak": (questions(weak, [""] * len(weak)), tuple(row.answer[0] for _, row, _ in weak)), "strong": (read, played)}
 
 
