@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from experiments.configs import chess as config
 from w2s_jax.tasks import chess, chess_engine
 from w2s_jax.types import Answers
 
@@ -318,6 +319,18 @@ def test_an_engine_that_is_not_there_is_told_before_anything_is_read(tmp_path, m
         make(tmp_path, test=("x:test",), engine="auto")
     with pytest.raises(ValueError, match="engine_nodes is 0, allowed is 1 or more"):
         chess_engine.Engine.found("auto", 0)
+
+
+@pytest.mark.parametrize("pair", config.PAIRS)
+def test_the_config_names_a_pair_and_what_its_models_can_read(pair):
+    c = config.get_config(pair)
+    scratch = pair == "scratch"
+    assert (c.teacher.model, c.student.model) == config.PAIRS[pair] and c.tasks.legal
+    assert (c.tasks.layout, bool(c.tasks.corpus), {*c.pretrain}) == (
+        ("words", True, {"weak", "strong"}) if scratch else ("fen", False, set())
+    )
+    with pytest.raises(ValueError, match="pair 'qwen': allowed are scratch, qwen3_0.6b_14b"):
+        config.get_config("qwen")
 
 
 # ---- Real rows -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from experiments.configs import endgame as config
 from tests.game_tree_test import Search
 from w2s_jax.tasks import endgame, game_tree
 from w2s_jax.types import Answers
@@ -229,6 +230,13 @@ def test_a_seed_settles_everything_and_every_seed_is_tested_on_the_same_question
     assert other.questions("test") == task.questions("test") and other.gold("test") == task.gold("test")
     for role in ("source", "target"):
         assert other.questions(role) != task.questions(role)
+
+
+def test_the_config_takes_seeds_and_the_kind_of_gold():
+    c = config.get_config("seeds=2,first=3,gold=outcome")
+    assert (c.seeds, c.tasks.gold, c.tasks.complete) == ((3, 4), "outcome", ("test",))
+    with pytest.raises(ValueError, match="gold 'slowest': allowed are fastest, outcome"):
+        config.get_config("gold=slowest")
 
 
 def test_nothing_that_is_shown_holds_gold(task):

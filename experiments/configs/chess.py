@@ -7,8 +7,9 @@ Needs:    pip install 'w2s_jax[chess]'; for labels better than gold, --config.ta
 Expected: of Qwen3 0.6B -> 14B (arXiv 2606.01000 and its authors' page): a student with 44.1 % best moves beside 39.9 % after
           gold labels, and about 32 % of the chosen labels that differ from gold better than it. Not reproduced here.
 
-Source = the validation puzzles, target and corpus = the training puzzles, test = the test puzzles. Which of them, the number of
-labels, rates, rank and layout are our proposals: the paper does not give them.
+Source = the validation puzzles, target and corpus = the training puzzles, test = the test puzzles of local files. The hub has one
+split: there, give slices of it, --config.tasks.source="('lichess_puzzles:train[:20000]',)" and so on. Which of them, the number
+of labels, rates, rank and layout are our proposals: the paper does not give them.
 """
 
 from experiments.configs import base
@@ -29,6 +30,7 @@ def get_config(arg=None):
     c.seeds = tuple(range(given["seeds"]))
     c.teacher.model, c.student.model = base.choose("pair", given["variant"], PAIRS)
     c.tasks = base.ConfigDict({"name": "chess", **base.keywords("task", "chess")})
+    c.tasks.update(source=("lichess_puzzles:validation",), target=("lichess_puzzles:train",), test=("lichess_puzzles:test",))
     if given["variant"] == "scratch":
         scratch(c)
     else:
@@ -39,7 +41,6 @@ def get_config(arg=None):
 
 def scratch(c):
     """Small decoders that read positions as words, a move as one; no weights are downloaded."""
-    c.tasks.update(source=("lichess_puzzles:validation",), target=("lichess_puzzles:train",), test=("lichess_puzzles:test",))
     c.tasks.update(max_target=12_000, max_test=4000, layout="words", corpus=("lichess_puzzles:train",))
     c.pretrain.weak = corpus_model("weak", width=64, num_layers=2, head_dim=16, mlp_width=192, epochs=10.0)
     c.pretrain.strong = corpus_model("strong", width=192, num_layers=4, head_dim=48, mlp_width=576, epochs=8.0)
