@@ -7,9 +7,9 @@ Needs:    pip install 'w2s_jax[chess]'; for labels better than gold, --config.ta
 Expected: of Qwen3 0.6B -> 14B (arXiv 2606.01000 and its authors' page): a student with 44.1 % best moves beside 39.9 % after
           gold labels, and about 32 % of the chosen labels that differ from gold better than it. Not reproduced here.
 
-Source = the validation puzzles, target and corpus = the training puzzles, test = the test puzzles of local files. The hub has one
-split: there, give slices of it, --config.tasks.source="('lichess_puzzles:train[:20000]',)" and so on. Which of them, the number
-of labels, rates, rank and layout are our proposals: the paper does not give them.
+Source = the validation puzzles, target and corpus = the training puzzles, test = the test puzzles of local files. The hub has
+one split: there, give slices of it, --config.tasks.source="('lichess_puzzles:train[:20000]',)" and so on. Which of them, the
+number of labels, rates, rank and layout are our proposals: the paper does not give them.
 """
 
 from experiments.configs import base
