@@ -138,7 +138,8 @@ def solve(board: Board) -> Solved:
     >>> tiny.value["win"][tiny.find(0, 0)].tolist()
     [2, 2]
     """
-    layers = [(np.zeros(1, np.int64), np.zeros(1, np.int64))]  # (own, stones) after 0, 1, ... stones
+    start = np.zeros(1, np.int64)
+    layers: list[tuple[np.ndarray, np.ndarray]] = [(start, start)]  # (own, stones) after 0, 1, ... stones
     steps = []
     while len(layers[-1][0]):
         moves = [_move(board, *layers[-1], c) for c in range(board.columns)]
@@ -167,9 +168,10 @@ def _move(board: Board, own: np.ndarray, stones: np.ndarray, c: int):
 
 def _valued(board: Board, steps: list, line: int) -> list[np.ndarray]:
     """The values of all moves, layer by layer from the last one backwards; `line` = 1 if a line wins, -1 if it loses."""
-    after, found = np.zeros(0, np.int8), []
+    after: np.ndarray = np.zeros(0, np.int8)
+    found = []
     for moves in reversed(steps):
-        value = np.full((len(moves[0][0]), board.columns), NO_MOVE, np.int8)
+        value: np.ndarray = np.full((len(moves[0][0]), board.columns), NO_MOVE, np.int8)
         for c, (child, goes, ends, legal) in enumerate(moves):
             value[legal, c] = 0  # a draw, if nothing else
             value[ends, c] = line * board.squares
