@@ -138,7 +138,7 @@ def solve(board: Board) -> Solved:
     >>> tiny.value["win"][tiny.find(0, 0)].tolist()
     [2, 2]
     """
-    start = np.zeros(1, np.int64)
+    start: np.ndarray = np.zeros(1, np.int64)
     layers: list[tuple[np.ndarray, np.ndarray]] = [(start, start)]  # (own, stones) after 0, 1, ... stones
     steps = []
     while len(layers[-1][0]):

@@ -262,7 +262,7 @@ def _contents(path: Path, domain: Domain) -> Iterator[tuple[dict[str, Any], str,
 
     def lines() -> Iterator[str]:
         nonlocal place
-        for place, line in _lines(path):  # noqa: B007
+        for place, line in _lines(path):
             yield line
 
     for columns in csv.DictReader(lines()):
