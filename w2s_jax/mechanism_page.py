@@ -8,6 +8,7 @@ import numpy as np
 
 from w2s_jax import figures
 from w2s_jax.analysis.better_than_gold import BetterThanGold
+from w2s_jax.analysis.coherence import Coherence
 from w2s_jax.analysis.easy_first import EasyFirst, Learnt
 from w2s_jax.analysis.mechanisms import Mechanisms
 from w2s_jax.recovery import Summary
@@ -49,6 +50,12 @@ BETTER = (
     "Mismatches are chosen labels that differ from gold. Judged are those of which the judge can say which is better; a model"
     " is shown both answers in both orders, and cannot say where its two replies disagree. The gap is the mean value of these"
     " labels less that of gold (of a model: the log-odds that it gives them, nats)."
+)
+COHERENCE = (
+    "Gradients of single examples, of the student before it was taught, in the factors of its adapters (sketched). Cosine: mean"
+    " over pairs of examples. Signal: |Σg|² / (n Σ|g|²), 1 / n if they have nothing in common and 1 if they are equal. Ranks:"
+    " in how many directions they point; signal and ranks compare at equal n only. To gold: cosine of the mean gradient to that"
+    " of gold labels."
 )
 
 
@@ -115,6 +122,9 @@ def data(found: Mechanisms) -> dict[str, str]:
     if found.better:
         fields = [f.name for f in dataclasses.fields(BetterThanGold)]
         files["better_than_gold.csv"] = csv_text(fields, [[getattr(one, name) for name in fields] for one in found.better])
+    if found.coherence:
+        fields = [f.name for f in dataclasses.fields(Coherence)]
+        files["coherence.csv"] = csv_text(fields, [[getattr(one, name) for name in fields] for one in found.coherence])
     return files
 
 
@@ -131,6 +141,8 @@ def _tables(found: Mechanisms) -> Iterator[tuple[str, Table, str]]:
         yield "How fast is each lesson learnt?", learnt_table(found.learnt), LEARNT
     if found.better:
         yield "Are chosen labels that differ from gold as good as gold?", better_table(found.better), BETTER
+    if found.coherence:
+        yield "Do the gradients of a lesson agree?", coherence_table(found.coherence), COHERENCE
 
 
 def easy_table(found: Sequence[EasyFirst]) -> Table:
@@ -182,6 +194,19 @@ def better_table(found: Sequence[BetterThanGold]) -> Table:
         counts = (one.n, one.mismatches, one.judged, one.better, one.equal, one.worse)
         share = f"{percent(one.share, 0)} {limits_of(one.share_lo, one.share_hi)}".strip()
         body.append([figures.name(one.method), one.judge, *(f"{k:,}" for k in counts), share, _signed(one.gap)])
+    return head, body
+
+
+def coherence_table(found: Sequence[Coherence]) -> Table:
+    head = ["method", "examples", "cosine [95 %]", "signal [95 %]", "stable rank", "effective rank", "to gold [95 %]"]
+    body = []
+    for one in found:
+        cosine, signal, to_gold = (
+            f"{_signed(getattr(one, name), 3)} {_limits(getattr(one, name + '_lo'), getattr(one, name + '_hi'), 3)}".strip()
+            for name in ("cosine", "signal", "to_gold")
+        )
+        ranks = (number(one.stable_rank), number(one.effective_rank))
+        body.append([figures.name(one.method), f"{one.n:,}", cosine, signal.replace("+", ""), *ranks, to_gold])
     return head, body
 
 
@@ -238,7 +263,7 @@ def _leading(found: Sequence[EasyFirst] | Sequence[BetterThanGold]) -> Sequence:
 def _remarks(found: Mechanisms) -> list[str]:
     """What is undefined or was not measured, and why."""
     undefined: dict[str, list[str]] = {}
-    for one in itertools.chain(found.easy_first, found.better):
+    for one in itertools.chain(found.easy_first, found.better, found.coherence):
         if one.reason:
             undefined.setdefault(one.reason, []).append(figures.name(one.method))
     told = [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in undefined.items()]
@@ -246,15 +271,15 @@ def _remarks(found: Mechanisms) -> list[str]:
 
 
 def _anything(found: Mechanisms) -> bool:
-    return bool(found.easy_first or found.better or found.learnt)
+    return bool(found.easy_first or found.better or found.coherence or found.learnt)
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+def _signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _limits(lo: float | None, hi: float | None) -> str:
-    return "" if lo is None or hi is None else f"[{_signed(lo)}, {_signed(hi)}]"
+def _limits(lo: float | None, hi: float | None, digits: int = 2) -> str:
+    return "" if lo is None or hi is None else f"[{_signed(lo, digits)}, {_signed(hi, digits)}]"
 
 
 def _known(value: float) -> float | None:

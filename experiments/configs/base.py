@@ -112,6 +112,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.analysis.student = False  # also beside -log p of the untaught student: it reads all weak labels once
     c.analysis.judge = ""  # of chosen labels that differ from gold: a model's word; "" = the task's solver, where it has one
     c.analysis.judge_chat = False  # lay the judge's chat template around what it is asked
+    c.analysis.coherence = 0  # examples of each lesson whose gradients in the untaught student are compared; 0 = not done
+    c.analysis.sketch = 16384  # numbers kept of each gradient: some hundred times as many as examples
+    c.analysis.rank = 16  # of the adapters through which they are seen, where student.training.lora_rank is 0
 
     # 11 chain: students of generation 1, 2, ..., each taught by the one before it, the first by teacher.model; () = one link
     c.chain = ConfigDict()

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from w2s_jax import answering, gathering, judgement, pipeline
-from w2s_jax.analysis import better_than_gold, easy_first
+from w2s_jax.analysis import better_than_gold, coherence, easy_first
 from w2s_jax.analysis.better_than_gold import BetterThanGold
+from w2s_jax.analysis.coherence import Coherence
 from w2s_jax.analysis.easy_first import EasyFirst, Learnt
 from w2s_jax.packing import Shape
 from w2s_jax.pipeline import Choice
@@ -26,6 +27,7 @@ from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import Gold, Question
 
 VERSION = "1"
+GOLD = "gold"  # the row whose lesson the others' gradients are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +37,14 @@ class Mechanisms:
     Attributes:
         easy_first: for each method that trusts, and each difficulty that is known.
         better: for each method that chose weak labels.
+        coherence: for each of these and each that was taught gold labels.
         learnt: by method, how its student learnt its lesson, where that was logged.
         notes: what could not be measured, and why.
     """
 
     easy_first: tuple[EasyFirst, ...] = ()
     better: tuple[BetterThanGold, ...] = ()
+    coherence: tuple[Coherence, ...] = ()
     learnt: Mapping[str, Learnt] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -49,9 +53,12 @@ def prepare(run: Run) -> None:
     """Finds out, before anything is computed, what the analysis section asks for in vain.
 
     Raises:
-        ValueError: a judge that is not there or cannot be read.
+        ValueError: a number out of range, or a judge that is not there or cannot be read.
     """
     section = run.config.analysis
+    for name, least in (("coherence", 0), ("sketch", 1), ("rank", 1)):
+        if section[name] < least:
+            raise ValueError(f"analysis.{name}={section[name]}: allowed is {least} or more; change it in the config")
     if section.judge:
         try:
             find_model(run, section.judge)
@@ -72,7 +79,7 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
     Raises:
         ValueError: a student has not been stored yet, or the judge cannot be asked.
     """
-    marked = uses_target_gold([one.row for one in choices.values()])
+    marked = uses_target_gold([one.row for one in choices.values()])  # chosen by gold, or taught it
     weak = [method for method, one in choices.items() if one.row.labels == "weak" and method not in marked]
     eased: list[EasyFirst] = []
     if run.config.analysis.easy_first:
@@ -81,7 +88,11 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
             if not row.matches and not row.everything:  # whose scores are no trust: they only say which rows were drawn
                 eased += compare_difficulty(run, choices, method, student)
     better, notes = judge_mismatches(run, choices, weak)
-    return Mechanisms(tuple(eased), better, notes=notes)
+    gradients: tuple[Coherence, ...] = ()
+    if run.config.analysis.coherence and choices:
+        taught = [m for m, one in choices.items() if m in weak or (one.row.labels == "gold" and not one.row.everything)]
+        gradients = compare_gradients(run, choices, taught, student)
+    return Mechanisms(tuple(eased), better, gradients, notes=notes)
 
 
 # ---- Easy questions first --------------------------------------------------------------------------------------------
@@ -226,3 +237,71 @@ def ask_judge(run: Run, judge: Model, asked: Sequence[Question], chat: bool, lab
             f"analysis.judge={run.config.analysis.judge!r} could not be asked which of two answers is right: {error}\n(name "
             "another model there, or '' for the task's own solver; what is stored stays)"
         ) from None
+
+
+# ---- Gradients that agree --------------------------------------------------------------------------------------------
+
+
+def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence[str], student: Model) -> tuple[Coherence, ...]:
+    """How coherent the gradients of each method's lesson are, at the student as it was, and beside those of gold labels.
+
+    Where no row was taught the gold labels of random questions (`gold`), the gold lesson is made of the questions of the naive
+    row, or else of the first.
+    """
+    config, section = run.config.student, run.config.analysis
+    some = next(iter(choices.values()))
+    asking = {"style": config.style, "chat": config.chat}
+    training = config.training
+    how = {"n": section.coherence, "sketch": section.sketch, "seed": run.seed, "targets": tuple(training.lora_targets)}
+    how["rank"] = training.lora_rank or section.rank
+
+    def fn(work, *, gold: Gold | None, **inputs):
+        def lesson(method: str, labels: str):
+            return pipeline.compose(choices[method].chosen.value, choices[method].target, gold if labels == "gold" else None)
+
+        lessons = {method: lesson(method, choices[method].row.labels) for method in methods}
+        told = list(lessons)
+        if gold is not None and GOLD not in lessons:
+            lessons[GOLD] = lesson("naive" if "naive" in choices else next(iter(choices)), "gold")
+        lm = run.load(student, config.param_dtype, config.quantise)
+        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=some.shown)
+        found = coherence.measure(
+            lm,
+            lessons,
+            gold=GOLD if GOLD in lessons else told[0],
+            encode=asked.answer,
+            shape=Shape(**training.shape),
+            compute=compute_of(run.mesh, config),
+            key=run.key("teach"),
+            **how,
+        )
+        if gold is None:
+            nothing = {"to_gold": None, "to_gold_lo": None, "to_gold_hi": None}
+            found = [
+                dataclasses.replace(one, **nothing, reason=_joined(one.reason, "no gold to compare with")) for one in found
+            ]
+        return [dataclasses.asdict(one) for one in found if one.method in told]
+
+    stored = pipeline.afterwards(
+        run,
+        "coherence",
+        fn,
+        choices=choices,
+        label="coherence of lessons",
+        code=("w2s_jax.analysis.coherence", "w2s_jax.models.peft_io", "w2s_jax.tasks.asking"),
+        chosen={method: choices[method].chosen for method in methods},
+        labels={method: choices[method].row.labels for method in methods},
+        questions=some.target,
+        student=student.ref,
+        shown=some.shown,
+        asking=asking,
+        how=how,
+        shape=training.shape.to_dict(),
+        computing=computing_of(run.config, config),
+        quantise=config.quantise,
+    )
+    return tuple(Coherence(**fields) for fields in stored.value)
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
