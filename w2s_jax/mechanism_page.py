@@ -70,11 +70,10 @@ def section(found: Mechanisms, summary: Sequence[Summary], several: bool) -> str
         out.append("<h3>Are easy questions chosen first?</h3>")
         if drawn := _drawn(found.easy_first):
             out.append(_deciles_figure(drawn))
-    for heading, table, note in _tables(found):
+    for heading, table, note in _tables(found, summary):
         if heading:
             out.append(f"<h3>{escape(heading)}</h3>")
         out.append(html_table(*table) + (f'<p class="note">{escape(note)}</p>' if note else ""))
-    out += [f"<p>{escape(said)}</p>" for said in matched(summary)]
     out += [f'<p class="note">{escape(said)}</p>' for said in _remarks(found)]
     return "".join(out) + "</section>"
 
@@ -84,9 +83,8 @@ def markdown(found: Mechanisms, summary: Sequence[Summary], several: bool) -> li
     if not _anything(found):
         return []
     out = [f"## {TITLE}", "", *[ONE_SEED, ""] * several]
-    for heading, table, note in _tables(found):
+    for heading, table, note in _tables(found, summary):
         out += [*[f"### {heading}", ""] * bool(heading), *markdown_table(*table), "", *[note, ""] * bool(note)]
-    out += [line for said in matched(summary) for line in (said, "")]
     return out + [f"- {said}" for said in _remarks(found)] + [""]
 
 
@@ -131,10 +129,10 @@ def data(found: Mechanisms) -> dict[str, str]:
 # ---- Tables ----------------------------------------------------------------------------------------------------------
 
 
-def _tables(found: Mechanisms) -> Iterator[tuple[str, Table, str]]:
+def _tables(found: Mechanisms, summary: Sequence[Summary]) -> Iterator[tuple[str, Table, str]]:
     """Heading, table and note of each thing that was measured."""
     if found.easy_first:
-        yield "", easy_table(found.easy_first), EASY
+        yield "", easy_table(found.easy_first), " ".join([EASY, *matched(summary)])
         for difficulty, table in strata_tables(found.easy_first):
             yield f"By difficulty: {DIFFICULTIES[difficulty]}", table, ""
     if found.learnt:
