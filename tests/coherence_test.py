@@ -302,7 +302,8 @@ def test_the_gold_lesson_agrees_with_itself_in_every_replicate():
 
 
 def test_what_is_undefined_is_none_and_says_why():
-    G = np.random.default_rng(0).standard_normal((12, 5))
+    noise = np.random.default_rng(0).standard_normal((12, 5))
+    G = noise + 1
     figures = ("cosine", "signal", "stable_rank", "effective_rank", "to_gold", "cosine_lo", "signal_hi", "to_gold_lo")
 
     def told(found):
@@ -321,9 +322,8 @@ def test_what_is_undefined_is_none_and_says_why():
     for cancelled in (statistics(np.concatenate([G, -G])), statistics(G, np.concatenate([G, -G]))):
         points, why = told(cancelled)
         assert "to_gold" not in points and "signal" in points and "no to_gold: a mean gradient is zero" in why
-    faint = statistics(np.random.default_rng(3).standard_normal((12, 200)))
-    lost = statistics(np.random.default_rng(3).standard_normal((12, 200)), G @ np.ones((5, 200)), np.full(12, -1))
-    assert faint.to_gold_lo is not None and lost.to_gold is not None and lost.to_gold_lo is None
+    lost = statistics(noise)
+    assert lost.to_gold == pytest.approx(1) and lost.to_gold_lo is None and lost.signal_lo is not None
     assert lost.reason == "no interval of to_gold: a mean gradient is lost in its noise"
 
 
@@ -345,8 +345,7 @@ def test_contradicting_labels_have_a_lower_signal_than_agreeing_ones(lm):
     gold, against = measure(lm, {"gold": agreeing, "noisy": other}, n=n)
     assert (gold.method, against.method, gold.n, against.n) == ("gold", "noisy", n, n)
     assert against.signal_hi < gold.signal_lo and against.cosine_hi < gold.cosine_lo
-    assert gold.to_gold == pytest.approx(1) and against.to_gold_hi < 0.99
-    assert 1 <= gold.stable_rank <= gold.effective_rank and gold.effective_rank < against.effective_rank
+    assert gold.to_gold == pytest.approx(1) and against.to_gold < 0.99
 
 
 def test_the_probe_stands_where_training_starts(lm, tmp_path, monkeypatch):
