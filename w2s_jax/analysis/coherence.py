@@ -341,7 +341,7 @@ def _to_gold(product: np.ndarray, across: np.ndarray, theirs: np.ndarray, twin: 
     gold = _resampled(theirs, np.eye(num_gold, dtype=bool), gold_times, gold_times)
     there = (ours > 0) & (gold > 0)
     replicates = np.full(REPLICATES, np.nan)
-    replicates[there] = _resampled(across, same, times, gold_times)[there] / np.sqrt(ours * gold)[there]
+    replicates[there] = _resampled(across, same, times, gold_times)[there] / np.sqrt(ours[there] * gold[there])
     return across.mean() / np.sqrt(product.mean() * theirs.mean()), replicates
 
 
