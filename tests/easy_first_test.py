@@ -136,6 +136,8 @@ def question(i, task="t", **meta):
 def test_a_tasks_own_difficulty_is_its_number_and_of_several_data_sets_a_rank():
     levels = [question("a", level="Level 1"), question("b", level="Level 5"), question("c", level="Level 1", rating="9")]
     np.testing.assert_array_equal(easy_first.own(levels, ["b", "a", "b", "c"]), [5, 1, 5, 1])
+    both = [question("f", level="2", rating="8"), question("g", level="3", rating="7")]
+    np.testing.assert_array_equal(easy_first.own(both, ["f", "g"]), [2, 3])
     rated = [question("d", "u", rating="1500"), question("e", "u", rating="900.5", level="")]
     np.testing.assert_array_equal(easy_first.own(rated, ["d", "e"]), [1500, 900.5])
     both = easy_first.own([*levels, *rated], ["a", "b", "c", "d", "e"])
