@@ -152,7 +152,7 @@ def test_gradients_are_compared_of_the_chosen_lessons_and_with_gold(models, link
     assert list(right.values()) == list(lessons["gold"].answers.final)
 
 
-def test_without_a_gold_row_the_gold_lesson_is_made_and_not_shown(models, linked, monkeypatch):
+def test_without_a_gold_row_the_gold_lesson_is_made_and_not_shown(models, linked):
     root, choices, student = linked
     some = {method: choices[method] for method in ("naive", "ntf")}
     one = a_run(config(models, coherence=12, sketch=256), root)
@@ -176,7 +176,7 @@ def test_a_second_measurement_computes_nothing(models, linked):
     assert one.better == other.better
 
 
-def test_another_gold_another_solver_and_another_judge_are_other_measurements(models, linked, monkeypatch):
+def test_other_gold_answers_make_another_measurement(models, linked):
     root, choices, student = linked
     before = {one.method: one for one in measured(models, linked).better}
     wrong = a_run(config(models), root)
