@@ -8,6 +8,7 @@ Several processes that are started with --coordinator, --num_processes and --pro
 
 import ast
 import collections
+import dataclasses
 import difflib
 import importlib.util
 import json
@@ -117,7 +118,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import chain, chain_page, pipeline, processes, recovery, report
+    from w2s_jax import chain, chain_page, mechanism_page, pipeline, processes, recovery, report
+    from w2s_jax.analysis import mechanisms
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows
 
@@ -129,6 +131,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials: list[recovery.Trial] = []
     chains: list[chain.Chain] = []
+    explained = mechanisms.Mechanisms()
     rows_of_config = check(config)
     if config.chain.models:
         chain.refuse(config)
@@ -140,7 +143,11 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
             trials += chains[-1].trials
         else:
             teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
-            trials.append(pipeline.link(one, teacher, student).trial)
+            mechanisms.prepare(one)
+            linked = pipeline.link(one, teacher, student)
+            trials.append(linked.trial)
+            if seed == config.seeds[-1]:
+                explained = mechanisms.measure(one, linked.choices, student)
     folder = os.path.join(workdir, "report")
     if writer is None:
         processes.barrier("report written")
@@ -156,9 +163,14 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     told = chain_page.Snowball(chain.snowball(chains, summary), chain.plain(chains)) if chains else None
     shown = {"rows": rows, "summary": summary, "audits": last.audits, "certificates": last.certificates, "snowball": told}
     shown["learning"] = read_learning(workdir, store, prefix, last.trained)
+    if explained.easy_first:
+        explained = dataclasses.replace(explained, learnt=read_learnt(workdir, prefix, last.trained))
+    shown["mechanisms"] = explained
     report.write(folder, **shown, context={"config": config.to_yaml()})
     link_results(workdir, store)
     tell(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))
+    for line in mechanism_page.terminal_lines(explained):
+        tell(line)
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
@@ -172,17 +184,35 @@ def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str])
     from w2s_jax import pipeline, report
 
     labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
-    metrics = epath.Path(workdir) / "metrics.jsonl"
-    lines = list(map(json.loads, metrics.read_text().splitlines())) if metrics.exists() else []
-    found = {}
+    logged, found = read_curves(workdir, report.CURVES), {}
     for method in methods:
         label = f"{prefix}teach {method}"
         texts = epath.Path(store) / labels.get(label, "nowhere") / pipeline.COMPLETIONS
         if texts.exists():
-            mine = [line for line in lines if line["stage"] == label]
-            curves = {name: [(line["step"], line[name]) for line in mine if name in line] for name in report.CURVES}
-            curves = {name: points for name, points in curves.items() if points}
-            found[method] = report.Learning(curves, json.loads(texts.read_text()))
+            found[method] = report.Learning(logged.get(label, {}), json.loads(texts.read_text()))
+    return found
+
+
+def read_learnt(workdir: str, prefix: str, methods: Iterable[str]) -> dict[str, Any]:
+    """The area under each student's training curve, of those that were taught in this workdir."""
+    from w2s_jax.analysis import easy_first
+
+    logged = read_curves(workdir, ("reward", "loss"))
+    found = {method: easy_first.learnt(logged.get(f"{prefix}teach {method}", {})) for method in methods}
+    return {method: one for method, one in found.items() if one}
+
+
+def read_curves(workdir: str, names: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Stage -> name -> (step, value) of what this workdir's metrics.jsonl has of those names."""
+    from etils import epath
+
+    metrics = epath.Path(workdir) / "metrics.jsonl"
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for line in map(json.loads, metrics.read_text().splitlines() if metrics.exists() else ()):
+        curves = found.setdefault(line["stage"], {})
+        for name in names:
+            if name in line:
+                curves.setdefault(name, []).append((line["step"], line[name]))
     return found
 
 

@@ -40,7 +40,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("chain", "planning", "grid"),  # L8
     ("analysis", "theory"),  # L9
     ("figures", "typesetting"),
-    ("chain_page", "study_page", "sweep_page", "transfer_page"),
+    ("chain_page", "mechanism_page", "study_page", "sweep_page", "transfer_page"),
     ("report",),  # L10
     ("experiments",),
 )

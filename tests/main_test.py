@@ -195,6 +195,21 @@ def test_curves_and_texts_are_those_of_the_seed_and_of_students_that_wrote(tmp_p
     assert main.read_learning(str(tmp_path), str(tmp_path / "store"), "seed 3 ", ("ntf",))["ntf"].curves == {}
 
 
+def test_the_area_of_learning_is_of_the_seed_and_of_what_was_logged_here(tmp_path):
+    lines = [
+        {"stage": stage, "step": step, "loss": loss, "lr": 0.1}
+        for stage, losses in (("seed 3 teach ntf", (3.0, 1.0)), ("teach ntf", (9.0, 9.0)), ("seed 3 teach naive", (5.0, 2.0)))
+        for step, loss in enumerate(losses)
+    ]
+    assert main.read_learnt(str(tmp_path), "seed 3 ", ("ntf",)) == {}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = main.read_learnt(str(tmp_path), "seed 3 ", ("naive", "ntf", "gold"))
+    assert {method: (one.curve, one.steps, one.area) for method, one in found.items()} == {
+        "naive": ("loss", 2, 3.5),
+        "ntf": ("loss", 2, 2.0),
+    }
+
+
 def test_progress_leaves_standard_output_to_the_table(capsys):
     main.say("half way")
     assert tuple(capsys.readouterr()) == ("", "half way\n")

@@ -7,7 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from w2s_jax import comparison, figures, metrics, recovery, report
+from w2s_jax import comparison, figures, mechanism_page, metrics, recovery, report
+from w2s_jax.analysis.better_than_gold import BetterThanGold
+from w2s_jax.analysis.coherence import Coherence
+from w2s_jax.analysis.easy_first import EasyFirst, Learnt
+from w2s_jax.analysis.mechanisms import Mechanisms
 from w2s_jax.recovery import Trial
 from w2s_jax.types import Audit, Certificate, Recovery, Score
 
@@ -312,3 +316,119 @@ def test_rows_that_are_only_drawn_to_match_have_no_trust_figure(tmp_path):
 def test_an_empty_report_is_a_report(tmp_path):
     page = report.write(tmp_path, rows=[], summary=[], audits={}).read_text()
     assert "No results" in page and report.terminal_table([], []) == "no results\n"
+
+
+# Mechanisms
+
+
+def _mechanisms(**changes) -> Mechanisms:
+    """Numbers of which no two are the same."""
+    decile = np.array([[0.125, 4.5, 0.25, 30], [0.5, 3.0, 0.5, 30], [0.875, 1.5, 0.75, 40]])
+    stratum = np.array([[1.0, 0.9, 55, 0.8], [4.0, 0.3, 45, 0.1]])
+    eased = EasyFirst("ntf", "task", 100, -0.61, -0.72, -0.53, 0.81, 0.74, 0.701, 0.781, 2.95, 1.55, decile, stratum)
+    own = dataclasses.replace(eased, method="naive", rho=0.013, stratum=stratum * [1, 1, 1, 0.5])
+    other = dataclasses.replace(eased, difficulty="teacher", rho=None, rho_lo=None, rho_hi=None, reason="it is constant")
+    better = BetterThanGold("ntf", "oracle 7B", 50, 12, 9, 4, 2, 3, 2 / 3, 0.299, 0.925, -0.031)
+    gradients = (
+        Coherence("ntf", 64, 0.21, 0.18, 0.25, 0.33, 0.27, 0.39, 5.5, 21.25, 0.87, 0.79, 0.92),
+        Coherence("naive", 63, 0.04, stable_rank=9.75, effective_rank=44.5, signal=0.11, reason="no interval"),
+    )
+    usual = dict(
+        easy_first=(own, eased, other),
+        better=(better, dataclasses.replace(better, method="naive", judged=0, share=None, share_lo=None, gap=None)),
+        coherence=gradients,
+        learnt={"ntf": Learnt("loss", 120, 0.6543), "gold": Learnt("reward", 9, 0.5)},
+        notes=("something was not measured: it was not asked for",),
+    )
+    return Mechanisms(**usual | changes)
+
+
+def test_each_mechanism_is_told_in_its_own_columns_and_given_as_numbers(tmp_path):
+    page = _write(tmp_path, _trials(2), mechanisms=_mechanisms()).read_text()
+    markdown = (tmp_path / "recovery.md").read_text()
+    for line in (
+        "| NTF | the task's own | 100 | −0.61 [−0.72, −0.53] | 0.810 | 0.740 [0.701, 0.781] | 2.95 | 1.55 |",
+        "| NTF | −log p of the teacher | 100 | – | 0.810 |",
+        "| mean difficulty | labels | teacher right, % | Naive, % chosen | NTF, % chosen |",
+        "| 1.00 | 55 | 90.0 | 40.0 | 80.0 |",
+        "| 4.00 | 45 | 30.0 | 5.0 | 10.0 |",
+        "| NTF | loss | 120 | 0.6543 |",
+        "| NTF | oracle 7B | 50 | 12 | 9 | 4 | 2 | 3 | 67 [30, 92] | −0.03 |",
+        "| NTF | 64 | +0.210 [+0.180, +0.250] | 0.330 [0.270, 0.390] | 5.50 | 21.25 | +0.870 [+0.790, +0.920] |",
+        "| Naive | 63 | +0.040 | 0.110 | 9.75 | 44.50 | – |",
+        "- NTF: it is constant.",
+        "- Something was not measured: it was not asked for.",
+    ):
+        assert line in markdown, line
+        cells = [cell.strip() for cell in line.strip("|- ").split(" | ")]
+        for cell in cells:
+            assert report.escape(cell.split(" [")[0]) in page, cell
+    place = [
+        page.index(f"<h2>{heading}") for heading in ("How good were the trust", "Why it works: mechanisms", "How the numbers")
+    ]
+    assert place == sorted(place) and "Of one seed, the last" in page
+    data = {name: (tmp_path / f"data/{name}.csv").read_text().splitlines() for name in MECHANISM_FILES}
+    for name, lines in data.items():
+        assert f'href="data/{name}.csv"' in page and len(lines) > 1
+    assert data["easy_first"][2] == "ntf,task,100,-0.61,-0.72,-0.53,0.81,0.74,0.701,0.781,2.95,1.55,"
+    assert data["easy_first_deciles"][:2] == [
+        "method,difficulty,mean_trust,mean_difficulty,share_right,labels",
+        "naive,task,0.125,4.5,0.25,30",
+    ]
+    assert data["easy_first_strata"][3] == "ntf,task,1,0.9,55,0.8"
+    assert data["learning_area"] == ["method,curve,steps,area", "ntf,loss,120,0.6543", "gold,reward,9,0.5"]
+    assert data["better_than_gold"][1] == "ntf,oracle 7B,50,12,9,4,2,3,0.666667,0.299,0.925,-0.031,"
+    assert data["coherence"][2] == "naive,63,0.04,,,0.11,,,9.75,44.5,,,,no interval"
+
+
+MECHANISM_FILES = ("easy_first", "easy_first_deciles", "easy_first_strata", "learning_area", "better_than_gold", "coherence")
+
+
+def test_what_was_not_measured_is_not_shown(tmp_path):
+    plain = _write(tmp_path / "plain", _trials(1)).read_text()
+    for name, found in (("none", None), ("empty", Mechanisms(notes=("nothing to judge with",)))):
+        page = _write(tmp_path / name, _trials(1), mechanisms=found).read_text()
+        assert page == plain and "mechanisms" not in (tmp_path / name / "recovery.md").read_text()
+    parts = {"easy_first": (2, 3), "better": (0, 1), "coherence": (0, 1), "learnt": (0, 1)}
+    whole = _mechanisms()
+    for name, (figures_more, files_more) in parts.items():
+        page = _write(tmp_path / name, _trials(1), mechanisms=Mechanisms(**{name: getattr(whole, name)})).read_text()
+        assert page.count("<svg") == plain.count("<svg") + figures_more, name
+        assert page.count('href="data/') == plain.count('href="data/') + files_more, name
+        assert "Of one seed" not in page and "Why it works: mechanisms" in page
+
+
+def test_the_deciles_are_drawn_without_gold_and_not_where_trust_has_one_value():
+    eased = _mechanisms().easy_first[1]
+    blind = dataclasses.replace(eased, decile=eased.decile * [1, 1, np.nan, 1])
+    for narrow in (False, True):
+        both, one = (figures.deciles([e], narrow=narrow) for e in (eased, blind))
+        assert "right labels, %" in both and "right labels, %" not in one and "mean difficulty" in one
+        assert both == figures.deciles([eased], narrow=narrow) != both.replace(figures.colour("ntf"), "")
+    flat = dataclasses.replace(eased, decile=eased.decile[:1])
+    assert "<svg" not in mechanism_page.section(Mechanisms(easy_first=(flat,)), [], False)
+
+
+def test_methods_that_were_labelled_otherwise_stand_in_no_common_table_of_strata():
+    eased = _mechanisms().easy_first
+    other = dataclasses.replace(eased[1], method="icl_confidence", stratum=eased[1].stratum + [0, 0, 1, 0])
+    (difficulty, (head, body)), _ = mechanism_page.strata_tables((*eased, other))
+    assert difficulty == "task" and head[3:] == ["Naive, % chosen", "NTF, % chosen"] and len(body) == 2
+
+
+def test_the_control_of_equal_difficulty_is_told_where_the_table_has_it():
+    part = [_summary(), _summary(method="naive", accuracy=0.71), _summary(method="difficulty_matched", accuracy=0.745)]
+    (said,) = mechanism_page.matched(part)
+    assert "Naive 71.0 % [78.1, 80.2], Random, same difficulty 74.5 % [78.1, 80.2], NTF 79.0 % [78.1, 80.2]." in said
+    assert mechanism_page.matched(part[:2]) == []
+    assert mechanism_page.matched([dataclasses.replace(part[0], generation=1), *part[1:]]) == []
+    assert said in "\n".join(mechanism_page.markdown(_mechanisms(), part, False))
+
+
+def test_the_terminal_is_told_of_ntf_in_two_lines():
+    lines = mechanism_page.terminal_lines(_mechanisms())
+    assert lines == [
+        "ntf: trust and difficulty (the task's own): Spearman −0.61 [−0.72, −0.53]; AUC 0.81, within difficulty 0.74",
+        "ntf: of 9 judged labels that differ from gold, 67 % [30, 92] are at least as good",
+    ]
+    assert mechanism_page.terminal_lines(Mechanisms()) == []

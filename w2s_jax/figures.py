@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from w2s_jax.analysis.easy_first import EasyFirst
 from w2s_jax.analysis.transfer import Cell
 from w2s_jax.chain import Point
 from w2s_jax.recovery import Summary
@@ -467,6 +468,43 @@ def snowball(points: Sequence[Point], *, narrow: bool = False) -> str:
             axes.set_axisbelow(True)
             axes.text(0, 1.02, title, transform=axes.transAxes, color=QUIET, va="bottom")
             axes.set_xlabel("generation", color=QUIET, labelpad=2)
+            _strip(axes, "bottom")
+    return out[0]
+
+
+def deciles(found: Sequence[EasyFirst], *, narrow: bool = False) -> str:
+    """Draws how hard and how often right the labels are, tenth by tenth in order of trust; one line for each method.
+
+    Args:
+        found: of one difficulty; without gold there is one panel, of difficulty.
+        narrow: for a phone: one panel above the other.
+    """
+    graded = any(np.isfinite(one.decile[:, 2]).any() for one in found)
+    panels = [(1, 1.0, "mean difficulty"), (2, 100.0, "right labels, %")][: 1 + graded]
+    size = (3.9, 2.9 * len(panels)) if narrow else (7.6, 3.2)
+    places = (
+        ((0.13, 0.585, 0.84, 0.365), (0.13, 0.085, 0.84, 0.365))
+        if narrow
+        else ((0.06, 0.15, 0.4, 0.74), (0.57, 0.15, 0.4, 0.74))
+    )
+    if len(panels) == 1:
+        places = ((0.13, 0.15, 0.84, 0.74),) if narrow else ((0.06, 0.15, 0.62, 0.74),)
+    with _canvas("deciles-narrow" if narrow else "deciles", size, "difficulty and share of right labels by trust") as (
+        figure,
+        out,
+    ):
+        for place, (column, scale, title) in zip(places, panels, strict=True):
+            axes = figure.add_axes(place)
+            for one in found:
+                rows = one.decile[:, 3]
+                x = 100 * (np.cumsum(rows) - rows / 2) / rows.sum()
+                axes.plot(x, scale * one.decile[:, column], color=colour(one.method), lw=1.8, marker="o", ms=3)
+            axes.set_xlim(0, 100)
+            axes.margins(y=0.08)
+            axes.grid(axis="y", color=FAINT, lw=0.6)
+            axes.set_axisbelow(True)
+            axes.text(0, 1.03, title, transform=axes.transAxes, color=QUIET, va="bottom")
+            axes.set_xlabel("labels by trust, least to most, %", color=QUIET, labelpad=2)
             _strip(axes, "bottom")
     return out[0]
 

@@ -16,7 +16,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,12 +65,35 @@ class Linked:
         students: the trained student of each method, by method id; a chain's next teacher is one of them.
         fitted: the fitted trust function of each method, a folder `trust`.
         scores: the trust scores f32[R] that each method gave the target's weak labels.
+        choices: what each method chose of which labels, and what came of it; for those who ask afterwards why (`afterwards`).
     """
 
     trial: recovery.Trial
     students: Mapping[str, Model]
     fitted: Mapping[str, Stored]
     scores: Mapping[str, Stored]
+    choices: Mapping[str, "Choice"] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What one method chose.
+
+    Attributes:
+        row: of the config's table.
+        target: the questions that were to choose from.
+        unlabelled: their weak labels, as the teacher gave them to this row.
+        scores, chosen, taught: the stored trust scores, selection and student.
+        shown: the demonstrations that students are shown.
+    """
+
+    row: Row
+    target: tuple[Question, ...]
+    unlabelled: Looked
+    scores: Stored
+    chosen: Stored
+    taught: Stored
+    shown: Demonstrations
 
 
 def link(
@@ -188,7 +211,19 @@ def link(
     )
     if hasattr(run.task, "graded"):
         run.store.log(f"{run.prefix}grading  {run.task.graded()}")
-    return Linked(trial, students, fitted, scores)
+    choices = {
+        row.method: Choice(
+            row,
+            tuple(target),
+            labellings[row.shots].unlabelled,
+            scores[row.method],
+            chosen[row.method],
+            taught[row.method],
+            student_shown,
+        )
+        for row in rows
+    }
+    return Linked(trial, students, fitted, scores, choices)
 
 
 def examine(
@@ -759,6 +794,39 @@ def appraise(run: Run, chosen: Stored, scores: Stored, unlabelled: Looked) -> St
         gold=Ref(gold, digest(gold)),
         **run.judged_by,
     )
+
+
+def afterwards(
+    run: Run,
+    name: str,
+    fn: Callable[..., Any],
+    /,
+    *,
+    choices: Mapping[str, Choice],
+    label: str,
+    code: Sequence[str] = (),
+    alone: bool = False,
+    **inputs: Any,
+) -> Stored:
+    """A stage that looks at the target's gold once every student is stored: why the methods came to what they came to.
+
+    Args:
+        run: config, seed, store.
+        name, label, code, alone, inputs: see `Store.stage`; the task's own code is added.
+        fn: called as `fn(work, gold=..., **inputs)`; `gold` is None where the target has none.
+        choices: of all methods; that their students are there is checked, and is not part of the key.
+
+    Raises:
+        ValueError: a student has not been stored yet.
+    """
+    if missing := [method for method, one in choices.items() if not (one.taught.path / "manifest.json").exists()]:
+        raise ValueError(
+            f"{label}: the student of {missing[0]!r} has not been stored, so looking at the target's gold could still change "
+            "it; run teach first"
+        )
+    gold = run.task.gold("target")
+    task = plugins.source_words("task", run.config.tasks.name)
+    return run.stage(name, fn, code=(*code, *task), label=label, alone=alone, gold=Ref(gold, digest(gold)), **inputs)
 
 
 def digest(gold: Gold | None) -> str:

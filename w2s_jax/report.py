@@ -18,7 +18,8 @@ from typing import Any
 
 from etils import epath
 
-from w2s_jax import chain_page, figures
+from w2s_jax import chain_page, figures, mechanism_page
+from w2s_jax.analysis.mechanisms import Mechanisms
 from w2s_jax.certificate import sentence
 from w2s_jax.chain import Point
 from w2s_jax.chain_page import Snowball
@@ -90,6 +91,7 @@ def write(
     learning: Mapping[str, Learning] | None = None,
     snowball: Snowball | None = None,
     certificates: Mapping[str, Certificate] | None = None,
+    mechanisms: Mechanisms | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -102,21 +104,22 @@ def write(
         learning: by method, of one seed, where students learnt from what they wrote.
         snowball: where a chain was run.
         certificates: by method, of one seed, where the purity of the selection was certified.
+        mechanisms: of one seed, where it was measured why trust works.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
     folder = epath.Path(folder)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    certificates = certificates or {}
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball))
+    certificates, mechanisms = certificates or {}, mechanisms or Mechanisms()
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms))
     if snowball:
         whole = {"schema": 1, "chains": plain(snowball.chains)}
         (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
-    for name, text in _data(summary, audits, learning or {}, certificates, snowball).items():
+    for name, text in _data(summary, audits, learning or {}, certificates, snowball, mechanisms).items():
         (folder / "data" / name).write_text(text)
     page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, learning or {}, certificates, context or {}, title, snowball))
+    page.write_text(to_html(rows, summary, audits, learning or {}, certificates, context or {}, title, snowball, mechanisms))
     return page
 
 
@@ -166,6 +169,7 @@ def to_markdown(
     title: str,
     certificates: Mapping[str, Certificate] | None = None,
     snowball: Snowball | None = None,
+    mechanisms: Mechanisms | None = None,
 ) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
@@ -190,6 +194,8 @@ def to_markdown(
         out.append("")
     if shown := _shown(summary, audits):
         out += ["## How good were the trust scores?", "", *markdown_table(*_trust_table(shown)), ""]
+    if mechanisms:
+        out += mechanism_page.markdown(mechanisms, summary, several=any(s.seeds > 1 for s in summary))
     if certificates:
         out += ["## What purity is certified?", ""]
         for key, one in certificates.items():
@@ -206,6 +212,7 @@ def to_html(
     context: Mapping[str, str],
     title: str,
     snowball: Snowball | None = None,
+    mechanisms: Mechanisms | None = None,
 ) -> str:
     """Returns the page. Of a chain's controls it shows what the chain's own section says."""
     body = [f"<header><h1>{escape(title)}</h1>{_lead(summary, snowball)}</header>"]
@@ -218,6 +225,8 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
+    mechanisms = mechanisms or Mechanisms()
+    body.append(mechanism_page.section(mechanisms, summary, several=any(s.seeds > 1 for s in summary)))
     body.append(_certificate_section(certificates, several=any(s.seeds > 1 for s in summary)))
     body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
     if context:
@@ -225,7 +234,7 @@ def to_html(
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
     files = ["recovery.json", "recovery.md", *["chain.json"] * bool(snowball)]
-    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball)]
+    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball, mechanisms)]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return PAGE.format(title=escape(title), body="\n".join(body))
 
@@ -537,7 +546,8 @@ def _data(
     audits: Mapping[str, Audit],
     learning: Mapping[str, Learning],
     certificates: Mapping[str, Certificate],
-    snowball: Snowball | None = None,
+    snowball: Snowball | None,
+    mechanisms: Mechanisms,
 ) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
@@ -576,7 +586,7 @@ def _data(
     if certificates:
         lines = [[key, *line] for key, one in certificates.items() for line in one.curve.tolist()]
         files["certificate.csv"] = csv_text(CERTIFICATE, lines)
-    return files
+    return files | mechanism_page.data(mechanisms)
 
 
 _READING = """<section><h2>How the numbers are defined</h2><dl>

@@ -106,6 +106,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.recover.margin = 0.02  # accuracy that counts as no loss in the equivalence test
     c.recover.alpha = 0.05
 
+    # 10 audit, of a single link once its students are stored: why does trust work? See w2s_jax/analysis/mechanisms.py
+    c.analysis = ConfigDict()
+    c.analysis.easy_first = True  # trust beside how hard the questions are; needs no model
+    c.analysis.student = False  # also beside -log p of the untaught student: it reads all weak labels once
+    c.analysis.judge = ""  # of chosen labels that differ from gold: a model's word; "" = the task's solver, where it has one
+    c.analysis.judge_chat = False  # lay the judge's chat template around what it is asked
+    c.analysis.coherence = 0  # examples of each lesson whose gradients in the untaught student are compared; 0 = not done
+    c.analysis.sketch = 16384  # numbers kept of each gradient: some hundred times as many as examples
+    c.analysis.rank = 16  # of the adapters through which they are seen, where student.training.lora_rank is 0
+
     # 11 chain: students of generation 1, 2, ..., each taught by the one before it, the first by teacher.model; () = one link
     c.chain = ConfigDict()
     c.chain.models = ()  # in place of student.model; the student section says how they are asked and taught

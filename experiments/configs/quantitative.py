@@ -50,6 +50,7 @@ def get_config(arg=None):
     if given["label"] == "majority":
         c.teacher.update(num_samples=8, temperature=0.7)
     c.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
+    c.analysis.coherence = 64
     return c
 
 

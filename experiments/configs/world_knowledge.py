@@ -34,4 +34,5 @@ def get_config(arg=None):
     c.student.shape = base.shape(row_length=1024, batch_rows=8, max_segments=16)
     c.select.n = 2000
     c.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
+    c.analysis.coherence = 64
     return c

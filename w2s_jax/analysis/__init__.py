@@ -1,1 +1,1 @@
-"""What is asked of trust beyond one link; nothing here opens gold, it reads what `pipeline` graded."""
+"""What is asked of trust beside a link's own table; nothing here opens gold: `pipeline` grades, or hands it to `afterwards`."""

@@ -23,6 +23,26 @@ from w2s_jax.types import Batch, Lesson, Ragged
 VERSION = "1"
 
 
+def tokens(lesson: Lesson, encode: Encode) -> tuple[Ragged, Ragged]:
+    """The lesson's rows: K prompts with their answers, i32, and what each token weighs in the loss, f32.
+
+    Raises:
+        ValueError: the lesson is empty, or its labels are soft.
+    """
+    if not lesson.questions:
+        raise ValueError("the lesson is empty: no weak label was selected; change the select section of the config")
+    if lesson.target is not None:
+        raise ValueError(
+            "this objective learns from hard labels only, the lesson carries soft targets: choose another student.objective"
+        )
+    token, weight = [], []
+    for question, final, w in zip(lesson.questions, lesson.answers.final, lesson.weight, strict=True):
+        prompt, completion = encode(question, final)
+        token.append(prompt + completion)
+        weight.append([0.0] * len(prompt) + [float(w)] * len(completion))
+    return Ragged.of(token, np.int32), Ragged.of(weight, np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class SFT:
     """See the module."""
@@ -35,19 +55,8 @@ class SFT:
         return {}
 
     def plan(self, lesson: Lesson, encode: Encode, shape: Shape, key: jax.Array) -> Plan:
-        """Raises ValueError for an empty lesson, soft labels, or a row longer than the device row."""
-        if not lesson.questions:
-            raise ValueError("the lesson is empty: no weak label was selected; change the select section of the config")
-        if lesson.target is not None:
-            raise ValueError(
-                "this objective learns from hard labels only, the lesson carries soft targets: choose another student.objective"
-            )
-        token, weight = [], []
-        for question, final, w in zip(lesson.questions, lesson.answers.final, lesson.weight, strict=True):
-            prompt, completion = encode(question, final)
-            token.append(prompt + completion)
-            weight.append([0.0] * len(prompt) + [float(w)] * len(completion))
-        token, weight = Ragged.of(token, np.int32), Ragged.of(weight, np.float32)
+        """Raises ValueError for what `tokens` refuses, or a row longer than the device row."""
+        token, weight = tokens(lesson, encode)
         bins = packing.pack(token.length, shape)
         seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
         order = grain.MapDataset.range(len(bins)).shuffle(seed=seed).repeat(None)

@@ -142,6 +142,38 @@ class TrainState:
     moments: Any
 
 
+def batch_loss(learnt: Mapping[str, Any], batch: Batch, frozen, *, model: Decoder, objective: Loss, adapters: bool):
+    """What a step differentiates, for one micro-batch.
+
+    Args:
+        learnt: see `TrainState`.
+        batch: rows to learn.
+        frozen, model, objective, adapters: see `train_step`.
+
+    Returns:
+        The summed loss, a f32 scalar, and (denominator, metrics); see `student.Loss.loss`.
+    """
+    # Answers are short, so wide chunks are mostly wasted; but the gradient of a trained output map is added up once a chunk.
+    chunk = 32 if adapters else 128
+    variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
+    hidden = model.apply(variables, batch.token, batch.segment, batch.position, prefix=batch.prefix).hidden
+    asked = "entropy" in objective.needs
+    wanted = None if batch.weight is None else batch.weight != 0
+    logp, entropy = token_logp(
+        model,
+        variables["params"],
+        hidden,
+        batch.token,
+        batch.segment,
+        wanted=wanted,
+        temperature=objective.temperature,
+        entropy=asked,
+        chunk=chunk,
+    )
+    total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
+    return total, (denominator, metrics | {"loss": total})
+
+
 @functools.partial(jax.jit, static_argnames=("model", "objective", "optimizer", "adapters"), donate_argnames="state")
 def train_step(
     state: TrainState, frozen, batches: Batch, lr, *, model: Decoder, objective: Loss, optimizer: Optimizer, adapters: bool
@@ -159,27 +191,7 @@ def train_step(
         The new state, and metrics as f32 scalars: loss, grad_norm, and the objective's own.
     """
 
-    # Answers are short, so wide chunks are mostly wasted; but the gradient of a trained output map is added up once a chunk.
-    chunk = 32 if adapters else 128
-
-    def loss_fn(learnt, batch):
-        variables = {"params": frozen, "lora": learnt["model"]} if adapters else {"params": learnt["model"]}
-        hidden = model.apply(variables, batch.token, batch.segment, batch.position, prefix=batch.prefix).hidden
-        asked = "entropy" in objective.needs
-        wanted = None if batch.weight is None else batch.weight != 0
-        logp, entropy = token_logp(
-            model,
-            variables["params"],
-            hidden,
-            batch.token,
-            batch.segment,
-            wanted=wanted,
-            temperature=objective.temperature,
-            entropy=asked,
-            chunk=chunk,
-        )
-        total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
-        return total, (denominator, metrics | {"loss": total})
+    loss_fn = functools.partial(batch_loss, frozen=frozen, model=model, objective=objective, adapters=adapters)
 
     def add(carry, batch):
         (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.learnt, batch)

@@ -41,3 +41,7 @@ class Task(Protocol):
     # `agree(found, wanted) -> bool[R]` itself; without it, equality of strings is meant. If that may fail on some answers, its
     # `graded() -> str` says how often it did; the pipeline logs it. Where it goes by other packages, `judged_by() -> {name:
     # version}` names them: they enter the keys of the stages that grade.
+
+    # A task that can tell how good any answer is, right or not (by an exact solver of games, say), offers
+    # `value(question, answer) -> float | None`: larger = better, None = it cannot say. It is asked about labels that differ
+    # from gold, once all students are stored (`analysis/better_than_gold.py`).

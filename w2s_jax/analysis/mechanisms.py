@@ -1,0 +1,307 @@
+"""Why trust works, measured once a link is whole: easy questions first, labels better than gold, gradients that agree.
+
+    easy_first         each method's trust beside how hard the questions are
+    better_than_gold   chosen labels that differ from gold, judged by the task's solver or by a stronger model
+    coherence          how well the per-example gradients of each method's lesson agree, and with those of gold labels
+
+What is measured, and with what, says the config's `analysis` section. Nothing here reaches a student: every stage goes through
+`pipeline.afterwards`, which opens the target's gold only when all students are stored.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from w2s_jax import answering, gathering, judgement, pipeline
+from w2s_jax.analysis import better_than_gold, coherence, easy_first
+from w2s_jax.analysis.better_than_gold import BetterThanGold
+from w2s_jax.analysis.coherence import Coherence
+from w2s_jax.analysis.easy_first import EasyFirst, Learnt
+from w2s_jax.packing import Shape
+from w2s_jax.pipeline import Choice
+from w2s_jax.run import Model, Run, find_model
+from w2s_jax.settings import compute_of, computing_of, uses_target_gold
+from w2s_jax.tasks.asking import Asking
+from w2s_jax.types import Gold, Question
+
+VERSION = "1"
+GOLD = "gold"  # the row whose lesson the others' gradients are compared with
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanisms:
+    """What was measured of one link; empty where nothing was.
+
+    Attributes:
+        easy_first: for each method that trusts, and each difficulty that is known.
+        better: for each method that chose weak labels.
+        coherence: for each of these and each that was taught gold labels.
+        learnt: by method, how its student learnt its lesson, where that was logged.
+        notes: what could not be measured, and why.
+    """
+
+    easy_first: tuple[EasyFirst, ...] = ()
+    better: tuple[BetterThanGold, ...] = ()
+    coherence: tuple[Coherence, ...] = ()
+    learnt: Mapping[str, Learnt] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def prepare(run: Run) -> None:
+    """Finds out, before anything is computed, what the analysis section asks for in vain.
+
+    Raises:
+        ValueError: a number out of range, or a judge that is not there or cannot be read.
+    """
+    section = run.config.analysis
+    for name, least in (("coherence", 0), ("sketch", 1), ("rank", 1)):
+        if section[name] < least:
+            raise ValueError(f"analysis.{name}={section[name]}: allowed is {least} or more; change it in the config")
+    if section.judge:
+        try:
+            find_model(run, section.judge)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}\n(this is analysis.judge: name another model there, or '' for the task's own solver)"
+            ) from None
+
+
+def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanisms:
+    """Measures what the analysis section asks for.
+
+    Args:
+        run: config, seed, store.
+        choices: of all methods of a link, see `pipeline.Linked`.
+        student: as it was before it was taught.
+
+    Raises:
+        ValueError: a student has not been stored yet, or the judge cannot be asked.
+    """
+    marked = uses_target_gold([one.row for one in choices.values()])  # chosen by gold, or taught it
+    weak = [method for method, one in choices.items() if one.row.labels == "weak" and method not in marked]
+    eased: list[EasyFirst] = []
+    if run.config.analysis.easy_first:
+        for method in weak:
+            row = choices[method].row
+            if not row.matches and not row.everything:  # whose scores are no trust: they only say which rows were drawn
+                eased += compare_difficulty(run, choices, method, student)
+    better, notes = judge_mismatches(run, choices, weak)
+    gradients: tuple[Coherence, ...] = ()
+    if run.config.analysis.coherence and choices:
+        taught = [m for m, one in choices.items() if m in weak or (one.row.labels == "gold" and not one.row.everything)]
+        gradients = compare_gradients(run, choices, taught, student)
+    return Mechanisms(tuple(eased), better, gradients, notes=notes)
+
+
+# ---- Easy questions first --------------------------------------------------------------------------------------------
+
+
+def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, student: Model) -> list[EasyFirst]:
+    """A method's trust beside each difficulty of its weak labels."""
+    one = choices[method]
+    known, answers = difficulties(run, one, student), one.unlabelled.answers
+    group = groups(one)
+
+    def fn(work, *, gold: Gold | None, **inputs):
+        correct = None if gold is None else gold.grade(answers)
+        weight = np.zeros(len(answers))
+        weight[one.chosen.value.row] = one.chosen.value.weight
+        return [
+            dataclasses.asdict(
+                easy_first.measure(one.scores.value, hard, correct, weight, group, method=method, name=difficulty)
+            )
+            for difficulty, hard in known.items()
+        ]
+
+    found = pipeline.afterwards(
+        run,
+        "easy_first",
+        fn,
+        choices=choices,
+        label=f"easy_first {method}",
+        code=("w2s_jax.analysis.easy_first",),
+        alone=True,
+        answered=one.unlabelled.answered,
+        scores=one.scores,
+        chosen=one.chosen,
+        difficulty=known,
+        group=group,
+        method=method,
+    )
+    return [EasyFirst(**fields) for fields in found.value]
+
+
+def difficulties(run: Run, one: Choice, student: Model) -> dict[str, np.ndarray]:
+    """How hard the questions are, f[R] each, larger = harder: the task's own word for it where it has one, and -log p.
+
+    -log p is a model's, nats for each token of the label: of the teacher, who gave it, and (with `analysis.student`) of the
+    student before it was taught.
+    """
+    looked = one.unlabelled
+    found = {"task": easy_first.own(one.target, looked.answers.question_id)}
+    if not np.isfinite(found["task"]).any():
+        found = {}
+    found["teacher"] = -np.asarray(looked.extra["answer_logp"], np.float64)
+    if run.config.analysis.student:
+        section = run.config.student
+
+        def load():
+            return run.load(student, run.config.teacher.param_dtype), judgement.likelihoods
+
+        asking = {"style": section.style, "chat": section.chat}
+        found["student"] = -np.asarray(gathering.judged(run, looked, "likelihood", student, load, **asking).value, np.float64)
+    return found
+
+
+def groups(one: Choice) -> tuple[str, ...]:
+    of = {q.id: q.group or q.id for q in one.target}
+    return tuple(of[i] for i in one.unlabelled.answers.question_id)
+
+
+# ---- Better than gold ------------------------------------------------------------------------------------------------
+
+
+def judge_mismatches(
+    run: Run, choices: Mapping[str, Choice], methods: Iterable[str]
+) -> tuple[tuple[BetterThanGold, ...], tuple[str, ...]]:
+    """The chosen labels of each method that differ from gold, judged; and why not, where nothing can judge them."""
+    found = []
+    if run.config.analysis.judge or hasattr(run.task, "value"):
+        found = [judged(run, choices, method) for method in methods]
+        reasons = dict.fromkeys(one.reason for one in found if not one.n)
+    else:
+        task = run.config.tasks.name
+        reasons = {f"the task {task!r} has no solver of its own; set analysis.judge to a model stronger than the teacher": None}
+    notes = (f"labels that differ from gold were not judged: {reason}" for reason in reasons)
+    return tuple(one for one in found if one.n), tuple(notes)
+
+
+def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGold:
+    """The labels that one method chose, beside gold."""
+    one, word, section = choices[method], run.config.analysis.judge, run.config.teacher
+    of = {q.id: q for q in one.target}
+    if word:
+        model = find_model(run, word)
+        name, chat = model.name, run.config.analysis.judge_chat
+        judge = better_than_gold.by_model(lambda asked: ask_judge(run, model, asked, chat, f"judge {method}"))
+        reading: dict[str, Any] = {"judge": model.ref, "chat": chat, "shape": section.shape.to_dict()}
+        reading |= {"computing": computing_of(run.config, section)}
+    else:
+        name, judge = "solver", better_than_gold.by_solver(run.task.value)
+        reading = {"solver": run.config.tasks.to_dict()}
+
+    def fn(work, *, gold: Gold | None, **inputs):
+        answers = one.chosen.value.answers
+        if gold is None:
+            none = better_than_gold.measure((), (), (), np.zeros(0, bool), None, method=method, reason="no gold to differ from")
+            return dataclasses.asdict(none)
+        reference = {i: accepted[0] for i, accepted in zip(gold.question_id, gold.accepted, strict=True)}
+        questions, wanted = zip(*((of[i], reference[i]) for i in answers.question_id), strict=True)
+        found = better_than_gold.measure(
+            questions, answers.final, wanted, ~gold.grade(answers), judge, method=method, name=name
+        )
+        return dataclasses.asdict(found)
+
+    stored = pipeline.afterwards(
+        run,
+        "better_than_gold",
+        fn,
+        choices=choices,
+        label=f"better_than_gold {method}",
+        code=("w2s_jax.analysis.better_than_gold", "w2s_jax.answering", *gathering.READS),
+        alone=not word,
+        chosen=one.chosen,
+        questions=one.target,
+        method=method,
+        **reading,
+    )
+    return BetterThanGold(**stored.value)
+
+
+def ask_judge(run: Run, judge: Model, asked: Sequence[Question], chat: bool, label: str) -> np.ndarray:
+    """f32[N, 2]: the log-probability of each of two options under the judge, which computes as the teacher does.
+
+    Raises:
+        ValueError: the judge cannot be asked such questions.
+    """
+    section = run.config.teacher
+    lm = run.load(judge, section.param_dtype)
+    asking = Asking(lm.tokenizer, style="letter", chat=chat, context=lm.config.max_position)
+    passing = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section)}
+    try:
+        return answering.by_choice(lm, asked, asking, normalise="none", **passing, label=label)["extra"]["option_logp"]
+    except ValueError as error:
+        raise ValueError(
+            f"analysis.judge={run.config.analysis.judge!r} could not be asked which of two answers is right: {error}\n(name "
+            "another model there, or '' for the task's own solver; what is stored stays)"
+        ) from None
+
+
+# ---- Gradients that agree --------------------------------------------------------------------------------------------
+
+
+def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence[str], student: Model) -> tuple[Coherence, ...]:
+    """How coherent the gradients of each method's lesson are, at the student as it was, and beside those of gold labels.
+
+    Where no row was taught the gold labels of random questions (`gold`), the gold lesson is made of the questions of the naive
+    row, or else of the first.
+    """
+    config, section = run.config.student, run.config.analysis
+    some = next(iter(choices.values()))
+    asking = {"style": config.style, "chat": config.chat}
+    training = config.training
+    how = {"n": section.coherence, "sketch": section.sketch, "seed": run.seed, "targets": tuple(training.lora_targets)}
+    how["rank"] = training.lora_rank or section.rank
+
+    def fn(work, *, gold: Gold | None, **inputs):
+        def lesson(method: str, labels: str):
+            return pipeline.compose(choices[method].chosen.value, choices[method].target, gold if labels == "gold" else None)
+
+        lessons = {method: lesson(method, choices[method].row.labels) for method in methods}
+        told = list(lessons)
+        if gold is not None and GOLD not in lessons:
+            lessons[GOLD] = lesson("naive" if "naive" in choices else next(iter(choices)), "gold")
+        lm = run.load(student, config.param_dtype, config.quantise)
+        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=some.shown)
+        found = coherence.measure(
+            lm,
+            lessons,
+            gold=GOLD if GOLD in lessons else told[0],
+            encode=asked.answer,
+            shape=Shape(**training.shape),
+            compute=compute_of(run.mesh, config),
+            key=run.key("teach"),
+            **how,
+        )
+        if gold is None:
+            nothing = {"to_gold": None, "to_gold_lo": None, "to_gold_hi": None}
+            found = [
+                dataclasses.replace(one, **nothing, reason=_joined(one.reason, "no gold to compare with")) for one in found
+            ]
+        return [dataclasses.asdict(one) for one in found if one.method in told]
+
+    stored = pipeline.afterwards(
+        run,
+        "coherence",
+        fn,
+        choices=choices,
+        label="coherence of lessons",
+        code=("w2s_jax.analysis.coherence", "w2s_jax.models.peft_io", "w2s_jax.tasks.asking"),
+        chosen={method: choices[method].chosen for method in methods},
+        labels={method: choices[method].row.labels for method in methods},
+        questions=some.target,
+        student=student.ref,
+        shown=some.shown,
+        asking=asking,
+        how=how,
+        shape=training.shape.to_dict(),
+        computing=computing_of(run.config, config),
+        quantise=config.quantise,
+    )
+    return tuple(Coherence(**fields) for fields in stored.value)
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
