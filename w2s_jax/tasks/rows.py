@@ -258,15 +258,15 @@ def _contents(path: Path, domain: Domain) -> Iterator[tuple[dict[str, Any], str,
         for number, line in _lines(path):
             yield _object(line, domain, where := f"{path}:{number}"), where, domain.read
         return
-    place = 0  # the reader counts no blank lines, so the lines tell where they stand as they are read
+    read = [0]  # the reader counts no blank lines, so the lines tell where they stand as they are read
 
     def lines() -> Iterator[str]:
-        nonlocal place
-        for place, line in _lines(path):
+        for number, line in _lines(path):
+            read[0] = number
             yield line
 
     for columns in csv.DictReader(lines()):
-        yield columns, f"{path}:{place}", domain.table
+        yield columns, f"{path}:{read[0]}", domain.table
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
