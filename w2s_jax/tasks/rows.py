@@ -262,7 +262,8 @@ def _contents(path: Path, domain: Domain) -> Iterator[tuple[dict[str, Any], str,
 
     def lines() -> Iterator[str]:
         nonlocal place
-        for place, line in _lines(path):
+        for number, line in _lines(path):
+            place = number
             yield line
 
     for columns in csv.DictReader(lines()):
