@@ -62,17 +62,17 @@ def chained(c, generations):
     """A chain of fresh strong models, each taught few labels by the one before it.
 
     All generations begin with the same untaught model: what a chain gains or loses can only have come through the labels. 1,500
-    labels bring a student to the ceiling in one link, and a chain has nothing left to show; with half of them, in as many
-    steps, there is a way to go. Each generation asks a fresh slice of 1,600 questions; their groups are the 200 sums, which all
-    roles share, so slices share them too.
+    or 800 labels bring a student to the ceiling in one link, and a chain has nothing left to show; with 300, in as many steps,
+    there is a way to go (and with 100 the second teacher is too narrow to go on). Each generation asks a fresh slice of 1,600
+    questions; their groups are the 200 sums, which all roles share, so slices share them too.
     """
     c.name += f"_chain{generations}"
     c.tasks.num_target, c.tasks.num_test = 1600 * generations, 2000
     c.chain.models = ("pretrain:strong",) * generations
     c.chain.whole_groups = False
     c.methods = ("naive", "ntf", "gold")
-    c.select.n = 800
-    c.student.training.epochs = 4.0
+    c.select.n = 300
+    c.student.training.epochs = 10.0
 
 
 def corpus_model(corpus, *, width, num_layers, head_dim, mlp_width, epochs):
