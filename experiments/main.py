@@ -135,6 +135,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     rows_of_config = check(config)
     if config.chain.models:
         chain.refuse(config)
+        artefacts.log("chain: the analysis section is of single links, a chain is not looked at")
     for seed in config.seeds:
         one = Run(config, seed, artefacts, writer or keep_silent, prefix=f"seed {seed} " if len(config.seeds) > 1 else "")
         refuse_rows(rows_of_config, one.task.interface)  # this, or a bad row of the task, is said before a model is fetched
@@ -142,8 +143,9 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
             chains.append(chain.run_chain(one))
             trials += chains[-1].trials
         else:
+            if seed == config.seeds[0]:
+                mechanisms.prepare(one)
             teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
-            mechanisms.prepare(one)
             linked = pipeline.link(one, teacher, student)
             trials.append(linked.trial)
             if seed == config.seeds[-1]:

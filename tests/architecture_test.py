@@ -102,7 +102,7 @@ def breaches(path: pathlib.Path) -> list[str]:
 
 
 def calls_gold(path: pathlib.Path) -> list[int]:
-    """The lines that open gold: `x.gold(...)`, or the name looked up by its string."""
+    """The lines that open gold: `x.gold(...)`, `task.gold` handed on, or the name looked up by its string."""
     lines = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
@@ -112,7 +112,10 @@ def calls_gold(path: pathlib.Path) -> list[int]:
             by_name = looked_up and any(isinstance(a, ast.Constant) and a.value == "gold" for a in node.args)
             if by_name or (isinstance(node.func, ast.Attribute) and node.func.attr == "gold"):
                 lines.append(node.lineno)
-    return lines
+        elif isinstance(node, ast.Attribute) and node.attr == "gold":
+            if getattr(node.value, "id", getattr(node.value, "attr", "")) == "task":
+                lines.append(node.lineno)
+    return sorted(set(lines))
 
 
 def unsafe(path: pathlib.Path) -> list[str]:
@@ -284,6 +287,7 @@ def test_the_order_check_sees(name, text, wrong, project):
     [
         (calls_gold, "task.gold('test')", 1),
         (calls_gold, "getattr(task, 'gold')('test')", 1),
+        (calls_gold, "map(run.task.gold, roles)", 1),
         (calls_gold, "config.methods.gold\ngold(1)", 0),
         (unsafe, "import pickle", 1),
         (unsafe, "from dill import load", 1),

@@ -295,19 +295,30 @@ def test_the_engine_values_moves_for_the_player_who_makes_them(root, engine):
     assert [task.value(white, wrong) for wrong in ("a1b2", "", "Ra8", "d4e3")] == [None] * 4
 
 
-def test_an_engine_that_dies_is_done_without_and_that_is_said_once(root, engine, caplog):
+def test_an_engine_that_dies_is_told_of_with_the_move_and_what_it_said_before_stands(root, engine):
     task = make(root, test=("x:test",), engine=engine(lasts=1, a1a8="cp 1", a1a2="cp 2", a1a3="cp 3"))
     question = task.questions("test")[0]
-    assert [task.value(question, move) for move in ("a1a8", "a1a2", "a1a3")] == [1.0, None, None]
-    assert task.value(question, "a1a8") == 1.0, "what it said before stands"
-    assert caplog.text.count("the run goes on without a judge") == 1 and "failed at a1a2" in caplog.text
+    assert task.value(question, "a1a8") == 1.0
+    with pytest.raises(ValueError, match="failed at a1a2 in .*; mend it, name another one in --config.tasks.engine"):
+        task.value(question, "a1a2")
+    assert task.value(question, "a1a8") == 1.0
+    assert task.value(question, "a1a3") == 3.0, "another engine is started for who asks again"
 
 
-def test_a_program_that_is_no_engine_is_done_without(root, tmp_path, caplog):
+def test_another_engine_or_another_number_of_nodes_is_another_judge(root, engine):
+    def judge(nodes, **worth):
+        return make(root, test=("x:test",), engine=engine(**worth), engine_nodes=nodes).valued_by()
+
+    assert judge(5, a1a8="cp 1") == judge(5, a1a8="cp 1")
+    assert judge(5, a1a8="cp 1") != judge(6, a1a8="cp 1") and judge(5, a1a8="cp 1") != judge(5, a1a8="cp 2")
+
+
+def test_a_program_that_is_no_engine_is_told_of(root, tmp_path):
     (tmp_path / "no_engine").write_text("#!/bin/sh\nexit 0\n")
     (tmp_path / "no_engine").chmod(0o755)
     task = make(root, test=("x:test",), engine=str(tmp_path / "no_engine"))
-    assert task.value(task.questions("test")[0], "a1a8") is None and "the run goes on without a judge" in caplog.text
+    with pytest.raises(ValueError, match="no_engine failed at a1a8"):
+        task.value(task.questions("test")[0], "a1a8")
 
 
 def test_an_engine_that_is_not_there_is_told_before_anything_is_read(tmp_path, monkeypatch):

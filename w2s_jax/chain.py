@@ -255,6 +255,11 @@ def refuse(config: ConfigDict) -> Row:
         raise ValueError(
             f"chain.controls={section.controls!r} holds chain.follow={section.follow!r}: change one of them in the config"
         )
+    if rows[section.follow].shots is not None:
+        raise ValueError(
+            f"chain.follow={section.follow!r} labels after demonstrations of its own, and the collapse detector reads labels "
+            "given as teacher.shots says: set teacher.shots and follow a row without, or another method"
+        )
     if section.head == "reuse" and not rows[section.follow].leads:
         raise ValueError(
             f"chain.head='reuse' keeps the head of trust.name, which method {section.follow!r} does not use: set chain.head to "

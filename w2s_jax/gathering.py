@@ -27,6 +27,7 @@ from w2s_jax.store import Stored
 from w2s_jax.student import rewards
 from w2s_jax.tasks import assessing
 from w2s_jax.tasks.asking import Asking
+from w2s_jax.tasks.roles import Demonstrations
 from w2s_jax.types import LM, Answers, Question
 
 VERSION = "1"
@@ -235,6 +236,7 @@ def judged(
     *,
     style: str,
     chat: bool,
+    shown: Demonstrations = (),
 ) -> Stored:
     """f32[R]: what a judge makes of each answer as it was written. It computes as the teacher does, in the teacher's shape."""
     section, answers = run.config.teacher, looked.answers
@@ -243,7 +245,7 @@ def judged(
 
     def fn(work, **inputs):
         lm, judgement_of = load()
-        asking = Asking(lm.tokenizer, style=style, chat=chat, context=lm.config.max_position)
+        asking = Asking(lm.tokenizer, style=style, chat=chat, context=lm.config.max_position, demonstrations=shown)
         value = np.full(len(answers), -np.inf, np.float32)
         if there:
             replies = [asking.reply(of[answers.question_id[r]], answers.text[r]) for r in there]
@@ -263,7 +265,7 @@ def judged(
         judge=judge.ref,
         answers=answers,
         questions=looked.questions,
-        asking={"style": style, "chat": chat},
+        asking={"style": style, "chat": chat} | ({"shown": shown} if shown else {}),
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )

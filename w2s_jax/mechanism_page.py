@@ -254,8 +254,8 @@ def _drawn(found: Sequence[EasyFirst]) -> list[EasyFirst]:
 
 
 def _leading(found: Sequence[EasyFirst] | Sequence[BetterThanGold]) -> Sequence:
-    """NTF's, or the last method's: methods before it are baselines."""
-    return [one for one in found if one.method == "ntf"] or found[-1:]
+    """NTF's alone: what the other rows are for differs."""
+    return [one for one in found if one.method == "ntf"]
 
 
 def _remarks(found: Mechanisms) -> list[str]:

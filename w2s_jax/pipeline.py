@@ -629,7 +629,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
     code = (*(f"w2s_jax.{module}" for module in code), *plugins.source_words("objective", word))
     reading = {}
     if isinstance(objective, OnPolicy):  # the task reads the answers, and a reward may be a user's own
-        reading = {"task": run.config.tasks.to_dict(), "writing": writing_of(section), "shape": section.shape.to_dict()}
+        reading = {"writing": writing_of(section), "shape": section.shape.to_dict()}
         reading |= run.judged_by
         code += ("w2s_jax.student.online", *plugins.source_words("task", run.config.tasks.name))
         code += rewards.source_words(objective.rewards)
@@ -819,14 +819,24 @@ def afterwards(
     Raises:
         ValueError: a student has not been stored yet.
     """
+    refuse_unstored(choices, label)
+    gold = run.task.gold("target")
+    task = plugins.source_words("task", run.config.tasks.name)
+    inputs |= {"gold": Ref(gold, digest(gold)), **run.judged_by}
+    return run.stage(name, fn, code=(*code, *task), label=label, alone=alone, **inputs)
+
+
+def refuse_unstored(choices: Mapping[str, Choice], label: str) -> None:
+    """Makes sure that nothing can change any more once the target's gold is looked at.
+
+    Raises:
+        ValueError: a student has not been stored yet.
+    """
     if missing := [method for method, one in choices.items() if not (one.taught.path / "manifest.json").exists()]:
         raise ValueError(
             f"{label}: the student of {missing[0]!r} has not been stored, so looking at the target's gold could still change "
             "it; run teach first"
         )
-    gold = run.task.gold("target")
-    task = plugins.source_words("task", run.config.tasks.name)
-    return run.stage(name, fn, code=(*code, *task), label=label, alone=alone, gold=Ref(gold, digest(gold)), **inputs)
 
 
 def digest(gold: Gold | None) -> str:

@@ -1,6 +1,7 @@
 """What a config says, as plain values, checked before anything is computed.
 
-Of all files below the experiments this one and `pipeline` alone know the config; what they call takes plain keyword arguments.
+Config stops here, at the other files of this level, and at those just above it (WORKSPACE.md); what these call takes plain
+keyword arguments.
 """
 
 import dataclasses

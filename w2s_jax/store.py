@@ -16,7 +16,7 @@ version word of every project module that the stage's code imports. No time and 
 use: sizes each time, SHA-256 once per process; what is damaged is named, dropped and computed again.
 
 Stage in: plain values, arrays, dataclasses of `types.py`, `Stored` parents, `Ref`s. Stage out: `Stored`.
-`Gold` is never written; a caller that must key on it (calibrate, score, audit) passes `Ref(gold, key)`.
+`Gold` is never written; a caller that must key on it (grade, score, audit) passes `Ref(gold, key)`.
 """
 
 import ast

@@ -114,7 +114,8 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Gold:
-    """The true answers of a split. Made by a task, opened in `pipeline.py` only; its repr hides the values.
+    """The true answers of a split. Made by a task, opened in `pipeline.py` only, which hands the target's to what looks
+    back (`afterwards`) when all students are stored; its repr hides the values.
 
     Attributes:
         question_id: N ids.

@@ -77,8 +77,9 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
         student: as it was before it was taught.
 
     Raises:
-        ValueError: a student has not been stored yet, or the judge cannot be asked.
+        ValueError: a student has not been stored yet.
     """
+    pipeline.refuse_unstored(choices, "analysis")
     marked = uses_target_gold([one.row for one in choices.values()])  # chosen by gold, or taught it
     weak = [method for method, one in choices.items() if one.row.labels == "weak" and method not in marked]
     eased: list[EasyFirst] = []
@@ -87,11 +88,20 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
             row = choices[method].row
             if not row.matches and not row.everything:  # whose scores are no trust: they only say which rows were drawn
                 eased += compare_difficulty(run, choices, method, student)
-    better, notes = judge_mismatches(run, choices, weak)
+    better: tuple[BetterThanGold, ...] = ()
     gradients: tuple[Coherence, ...] = ()
+    notes: tuple[str, ...] = ()
+    # What was taught and scored is told whatever becomes of these two.
+    try:
+        better, notes = judge_mismatches(run, choices, weak)
+    except ValueError as error:
+        notes = (f"labels that differ from gold were not judged: {error}",)
     if run.config.analysis.coherence and choices:
         taught = [m for m, one in choices.items() if m in weak or (one.row.labels == "gold" and not one.row.everything)]
-        gradients = compare_gradients(run, choices, taught, student)
+        try:
+            gradients = compare_gradients(run, choices, taught, student)
+        except ValueError as error:
+            notes += (f"the gradients of the lessons were not compared: {error}",)
     return Mechanisms(tuple(eased), better, gradients, notes=notes)
 
 
@@ -150,7 +160,7 @@ def difficulties(run: Run, one: Choice, student: Model) -> dict[str, np.ndarray]
         def load():
             return run.load(student, run.config.teacher.param_dtype), judgement.likelihoods
 
-        asking = {"style": section.style, "chat": section.chat}
+        asking = {"style": section.style, "chat": section.chat, "shown": one.shown}
         found["student"] = -np.asarray(gathering.judged(run, looked, "likelihood", student, load, **asking).value, np.float64)
     return found
 
@@ -190,7 +200,7 @@ def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGo
         reading |= {"computing": computing_of(run.config, section)}
     else:
         name, judge = "solver", better_than_gold.by_solver(run.task.value)
-        reading = {"solver": run.config.tasks.to_dict()}
+        reading = {"solver": run.task.valued_by() if hasattr(run.task, "valued_by") else {}}
 
     def fn(work, *, gold: Gold | None, **inputs):
         answers = one.chosen.value.answers
@@ -250,6 +260,7 @@ def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence
     """
     config, section = run.config.student, run.config.analysis
     some = next(iter(choices.values()))
+    beside = next((method for method in (GOLD, "naive") if method in choices), next(iter(choices)))
     asking = {"style": config.style, "chat": config.chat}
     training = config.training
     how = {"n": section.coherence, "sketch": section.sketch, "seed": run.seed, "targets": tuple(training.lora_targets)}
@@ -262,7 +273,7 @@ def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence
         lessons = {method: lesson(method, choices[method].row.labels) for method in methods}
         told = list(lessons)
         if gold is not None and GOLD not in lessons:
-            lessons[GOLD] = lesson("naive" if "naive" in choices else next(iter(choices)), "gold")
+            lessons[GOLD] = lesson(beside, "gold")
         lm = run.load(student, config.param_dtype, config.quantise)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=some.shown)
         found = coherence.measure(
@@ -290,7 +301,8 @@ def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence
         label="coherence of lessons",
         code=("w2s_jax.analysis.coherence", "w2s_jax.models.peft_io", "w2s_jax.tasks.asking"),
         chosen={method: choices[method].chosen for method in methods},
-        labels={method: choices[method].row.labels for method in methods},
+        labels=[(method, choices[method].row.labels) for method in methods],  # in their order, which is that of the result
+        beside=choices[beside].chosen,
         questions=some.target,
         student=student.ref,
         shown=some.shown,

@@ -44,4 +44,5 @@ class Task(Protocol):
 
     # A task that can tell how good any answer is, right or not (by an exact solver of games, say), offers
     # `value(question, answer) -> float | None`: larger = better, None = it cannot say. It is asked about labels that differ
-    # from gold, once all students are stored (`analysis/better_than_gold.py`).
+    # from gold, once all students are stored (`analysis/better_than_gold.py`); a ValueError of it is told in the report. Where
+    # values depend on more than question, answer and code, `valued_by() -> {name: value}` names it: it enters the stage's key.

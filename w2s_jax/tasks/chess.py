@@ -325,9 +325,17 @@ class JudgedChess(Chess):
         self._fen, self._judge = fen, judge
 
     def value(self, question: Question, answer: str) -> float | None:
-        """How good a move is for the player who makes it, in centipawns; None = no legal move, or the engine is gone."""
+        """How good a move is for the player who makes it, in centipawns; None = no legal move.
+
+        Raises:
+            ValueError: the engine failed.
+        """
         fen = self._fen[question.id]
         return self._judge.centipawns(fen, answer) if answer in legal_moves(fen) else None
+
+    def valued_by(self) -> dict[str, Any]:
+        """What values depend on beside the code."""
+        return {"engine": self._judge.digest, "nodes": self._judge.nodes}
 
 
 def make(

@@ -1,7 +1,7 @@
 """A UCI chess engine as a judge of moves: how good is this one for the player who makes it?
 
-The engine is a program of its own (Stockfish, say), started when it is first asked. If it fails while it works, that is said
-once, and from then on it can say nothing: the run goes on without it.
+The engine is a program of its own (Stockfish, say), started when it is first asked. If it fails while it works, who asked is
+told: what it was to judge stays unjudged, and nothing is stored of it, so that the next run asks again.
 """
 
 import atexit
@@ -11,7 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from absl import logging
+from etils import epath
+
+from w2s_jax import files
 
 VERSION = "1"
 NAME = "stockfish"
@@ -34,7 +36,6 @@ class Engine:
     path: str
     nodes: int
     _process: Any = dataclasses.field(default=None, init=False, repr=False)
-    _gone: bool = dataclasses.field(default=False, init=False, repr=False)
 
     @classmethod
     def found(cls, path: str, nodes: int) -> "Engine":
@@ -55,15 +56,16 @@ class Engine:
         return cls(program, nodes)
 
     @functools.cache  # noqa: B019 (few engines, as long-lived as the task)
-    def centipawns(self, fen: str, move: str) -> float | None:
-        """The worth of a legal move for the player who makes it, larger = better; None where the engine is gone.
+    def centipawns(self, fen: str, move: str) -> float:
+        """The worth of a legal move for the player who makes it, larger = better.
 
         Args:
             fen: the position.
             move: in UCI notation.
+
+        Raises:
+            ValueError: the engine failed.
         """
-        if self._gone:
-            return None
         import chess
         import chess.engine
 
@@ -74,12 +76,16 @@ class Engine:
             )
             return float(looked["score"].pov(board.turn).score(mate_score=MATE))
         except (chess.engine.EngineError, TimeoutError, OSError, KeyError) as error:
-            self._gone = True
-            logging.warning(
-                "the chess engine %s failed at %s in %s (%r): the run goes on without a judge; the moves that it was to judge "
-                "from here on count as not judged", self.path, move, fen, error,
-            )  # fmt: skip
-            return None
+            self._process = None  # nothing more is asked of it; who asks again gets another one
+            raise ValueError(
+                f"the chess engine {self.path} failed at {move} in {fen} ({error!r}); mend it, name another one in "
+                "--config.tasks.engine, or set that to '' to do without a judge"
+            ) from error
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Which program it is, by its bytes."""
+        return files.sha256_of(epath.Path(self.path))
 
     def _started(self):
         import chess.engine

@@ -121,6 +121,10 @@ class Endgame:
         found = int(self._game.value["win"][at, column])
         return None if found == game_tree.NO_MOVE else float(found)
 
+    def valued_by(self) -> dict[str, int]:
+        """What values depend on beside the code."""
+        return dataclasses.asdict(self.board)
+
     def corpus(self, name: Literal["weak", "strong"]) -> tuple[tuple[Question, ...], tuple[str, ...]]:
         """The rows that a model is pretrained on: questions, and the moves that were played."""
         rows = self._rows[_known(name, ("weak", "strong"), "corpus")]
