@@ -3,9 +3,10 @@
     python -m experiments.transfer --config=... --sources="('mmlu:validation','arc_easy:train')" [--keep=0.25]
 
 Sets are named as in the tasks section, `dataset:split`, of the config's task; `math|gsm8k:test` is one of another task, and the
-labelled questions of a task without data sets are `arithmetic|source`. After a comma, config keys of that set alone:
-`math|gsm8k:test,teacher.style=boxed`. `--config.tasks.max_source=500` takes at most so many questions of each. The trust
-functions are those of `methods`; the matrix is of the first seed. The report is in <workdir>/transfer.
+labelled questions of a task without data sets are `arithmetic|source`. After a comma, config keys of that set alone, of its
+sections tasks and teacher (but `teacher.model`, one for all): `math|gsm8k:test,teacher.style=boxed`.
+`--config.tasks.max_source=500` takes at most so many questions of each. The trust functions are those of `methods`; the matrix
+is of the first seed. The report is in <workdir>/transfer.
 """
 
 import ast
@@ -64,7 +65,8 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     for entry in sets:
         own, name, benchmark = of_set(config, entry)
         datasets.append(transfer.Dataset(name, benchmark, Run(own, one.seed, one.store, one.log, f"{name} ", one.loaded)))
-    cells = transfer.matrix(datasets, find_model(one, config.teacher.model), keep=keep)
+    transfer.prepare(datasets)  # before a teacher is fetched or trained
+    cells = transfer.matrix(datasets, find_model(one, datasets[0].run.config.teacher.model), keep=keep)
     folder = f"{workdir}/transfer"
     if processes.is_first():
         transfer_page.write(folder, cells, transfer.by_tier(cells), context={"config": config.to_yaml()})

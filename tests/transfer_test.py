@@ -1,6 +1,8 @@
 """The transfer matrix on toys: each set is asked once, the diagonal is held out, and a planted head transfers as it should."""
 
+import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from experiments import transfer as command
 from experiments.configs import base
 from tests import toy
-from w2s_jax import looking, store, transfer_page
+from w2s_jax import gathering, looking, pipeline, store, transfer_page
 from w2s_jax.analysis import transfer
 from w2s_jax.looking import Looked
 from w2s_jax.run import Run, find_model
@@ -157,14 +159,86 @@ def test_questions_that_were_fitted_on_are_left_out_whatever_their_id_and_case()
     assert (cell.num_judged, cell.num_shared, cell.n, cell.purity) == (2, 1, 1, 1.0)
 
 
+def test_a_cell_of_nothing_has_no_share_of_right_labels_and_is_drawn(tmp_path):
+    known = half([True, False], ["a", "b"])
+    judged = transfer.judge("ntf", "a", "b", "ID", known, half([True], ["c"]), np.array([0.5]), 0.5)
+    cell = transfer.judge("ntf", "a", "a", "ID", known, known, np.array([0.1, 0.2]), 0.5)
+    assert (cell.num_judged, cell.num_shared, cell.right, cell.auc, cell.purity) == (0, 2, None, None, None)
+    transfer_page.write(tmp_path, [cell, judged], transfer.by_tier([cell, judged]))
+    assert [c["right"] for c in json.loads((tmp_path / "transfer.json").read_text())["cells"]] == [None, 1.0]
+    fields, empty, _ = (line.split(",") for line in (tmp_path / "data" / "transfer.csv").read_text().splitlines())
+    assert dict(zip(fields, empty, strict=True))["right"] == "" and "| 0 | – |" in (tmp_path / "transfer.md").read_text()
+    assert (tmp_path / "index.html").read_text().count("<svg") == 2
+
+
+def sets_of(config, *names):
+    log = store.Store(config.tasks.root + "/store", log=lambda line: None)
+    own = {name: command.of_set(config, name)[0] for name in names}
+    return [transfer.Dataset(n, n, Run(c, 0, log, lambda *m: None, f"{n} ")) for n, c in own.items()]
+
+
+def test_a_label_is_asked_about_as_its_own_set_is_wherever_the_trust_function_was_fitted(config, monkeypatch):
+    """Without a model: what the stages are called with."""
+    own = config.copy_and_resolve_references()
+    own.methods = ("naive", "p_true")
+    datasets = sets_of(own, "tests.toy|source,tasks.interface=free,teacher.max_new_tokens=2", "first:train")
+    fitted_at, asked, labels = [], [], []
+
+    def examine(run, teacher, questions, label):
+        correct = np.arange(len(questions)) % 2 == 0
+        names = tuple(q.id for q in questions)
+        looked = types.SimpleNamespace(answers=Answers(names, names, names), questions=tuple(questions), extra={}, run=run)
+        return looked, correct
+
+    def gather(run, teacher, roles, asks):
+        asked.extend((run, looked.run) for looked in roles)
+        return [{name: None for name in asks} for _ in roles]
+
+    def trust(run, row, fitted, unlabelled, given):
+        labels.append(f"{run.prefix}trust {row.method} of {fitted}")
+        return types.SimpleNamespace(value=np.linspace(0, 1, len(unlabelled.answers)))
+
+    monkeypatch.setattr(pipeline, "examine", examine)
+    monkeypatch.setattr(pipeline, "calibrate", lambda run, row, *rest: fitted_at.append(run) or run.prefix.strip())
+    monkeypatch.setattr(gathering, "gather", gather)
+    monkeypatch.setattr(pipeline, "trust", trust)
+    cells = transfer.matrix(datasets, None)
+    assert len(cells) == len(asked) == len(labels) == 8 and len(set(labels)) == 8
+    assert all(run.config is of.config and run.task is of.task for run, of in asked)
+    assert {run.task.interface for run, _ in asked} == {"free", "choice"}
+    assert fitted_at == [one.run for one in datasets for _ in range(2)]
+    free, choice = (one.name for one in datasets)
+    assert f"{choice} from {free} trust p_true of {free}" in labels
+
+
+@pytest.mark.parametrize(
+    "method, said",
+    [
+        ("self_consistency", "^first:train: method 'self_consistency'.*needs 'sample_share'.*interface is 'choice'"),
+        ("committee", "method 'committee': .*/nowhere"),
+    ],
+)
+def test_what_a_set_cannot_give_is_said_before_a_teacher_is_found_or_asked(method, said, config, tmp_path, monkeypatch):
+    own = config.copy_and_resolve_references()
+    own.methods, own.trust.committee.models, own.teacher.model = (method,), ("/nowhere",), "pretrain:weak"
+    names = ("tests.toy|source,tasks.interface=free", "first:train")
+    monkeypatch.setattr(command.cli, "folders", lambda config: (str(tmp_path), str(tmp_path / "store")))
+    with pytest.raises(ValueError, match=said):
+        command.run(own, names)
+    monkeypatch.setattr(pipeline, "examine", lambda *a, **k: pytest.fail("the teacher was asked"))
+    with pytest.raises(ValueError, match=said):
+        transfer.matrix(sets_of(own, *names), None)
+
+
+def test_sets_may_differ_in_how_the_teacher_is_asked(config):
+    rows = transfer.prepare(sets_of(config, "first:train", "second:test,teacher.style=letter,teacher.normalise=none"))
+    assert [row.method for row in rows] == ["naive", "confidence", "ntf", "shuffled"]
+
+
 def test_another_interface_is_another_domain(config):
     own, name, benchmark = command.of_set(config, "tests.toy|source,tasks.interface=free")
     assert (own.tasks.interface, name, benchmark) == ("free", "tests.toy|source,tasks.interface=free", "tests.toy")
-    log = store.Store(config.tasks.root + "/store", log=lambda line: None)
-    free, choice = (
-        transfer.Dataset(n, "tests.toy", Run(command.of_set(config, n)[0], 0, log, lambda *m: None))
-        for n in (name, "tests.toy|source")
-    )
+    free, choice = (dataclasses.replace(one, benchmark="tests.toy") for one in sets_of(config, name, "tests.toy|source"))
     assert transfer.tier(free, choice) == "OOD_domain" and transfer.tier(choice, choice) == "ID"
 
 
@@ -177,6 +251,12 @@ def test_another_interface_is_another_domain(config):
         (("first:train", "arithmetic|target"), "write 'arithmetic|source'"),
         (("first:train", "second:test,teacher.stile=direct"), "did you mean 'style'"),
         (("first:train", "second:test,observe.layers=none"), "observe.layers=none"),
+        (("first:train", "second:test,observe.layers=[0]"), r"observe.layers=\(0,\) for 'second:test.*that it was fitted on"),
+        (("first:train", "second:test,observe.token=eos"), "observe.token='eos' .*but 'content' for 'first:train'"),
+        (("first:train", "second:test,teacher.model=other"), "teacher.model='other' for .*one teacher labels all"),
+        (("first:train", "second:test,trust.knn.k=3"), "trust.knn.k=3 for .*settled once"),
+        (("first:train", "second:test,teacher.shots=2"), "teacher.shots=2: demonstrations would"),
+        (("first:train", "second:test,teacher.label=majority"), "^second:test,.*: teacher.label='majority' counts"),
     ],
 )
 def test_a_matrix_that_cannot_be_is_refused(sets, said, config, tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Each set is split once into halves by a keyed hash of its question ids (questions on one passage stay together): every fit
 reads a first half, every evaluation a second one, so that the diagonal is fair, one fit serves a whole row, and all cells of a
-column judge the same labels. The teacher answers each set once, through the store, whatever the number of pairs.
+column judge the same labels. The teacher answers each set once, through the store, whatever the number of pairs. What a trust
+function asks for about a label is found as the label's own set is asked (its task, style and shape), wherever it was fitted.
 
 Tiers, by how far the target is from the source:
     ID          the same benchmark (the other half of the set, or another split)
@@ -18,11 +19,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
 
-from w2s_jax import metrics, pipeline, selection
+from w2s_jax import gathering, metrics, pipeline, selection
 from w2s_jax.looking import Looked, ask
 from w2s_jax.run import Model, Run
-from w2s_jax.settings import check, uses_target_gold
+from w2s_jax.settings import Row, check, uses_target_gold
 from w2s_jax.store import Stored
 from w2s_jax.tasks.roles import portions
 from w2s_jax.types import Question
@@ -37,7 +40,8 @@ class Dataset:
     Attributes:
         name: what the tables call it, such as "arc_easy:train".
         benchmark: what it is a split of, such as "arc_easy".
-        run: a run whose task has it as its source; all runs of a matrix share their store and the model in memory.
+        run: a run whose task has it as its source; all runs of a matrix share their store and the model in memory, and their
+            configs differ in the tasks and teacher sections alone, see `refuse_other_settings`.
     """
 
     name: str
@@ -64,7 +68,7 @@ class Cell:
     num_fitted: int
     num_judged: int
     num_shared: int
-    right: float
+    right: float | None
     auc: float | None
     auc_lo: float | None
     auc_hi: float | None
@@ -106,20 +110,11 @@ def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -
         The cells: methods in their order, for each the sources, for each the targets.
 
     Raises:
-        ValueError: a set that cannot be asked or fitted on, demonstrations, or fewer than two sets.
+        ValueError: whatever `prepare` refuses, and a set whose labels cannot be fitted on.
     """
-    if len(datasets) < 2 or len({d.name for d in datasets}) < len(datasets):
-        raise ValueError(f"a transfer matrix has two sets or more, each once, here are {[d.name for d in datasets]}")
     if not 0 < keep <= 1:
         raise ValueError(f"keep={keep}: allowed is a share above 0, up to 1")
-    for one in datasets:
-        if one.run.config.teacher.shots:
-            raise ValueError(
-                f"teacher.shots={one.run.config.teacher.shots}: demonstrations would come from one set of the matrix, and each "
-                "is asked once for all pairs; set teacher.shots=0"
-            )
-    rows = [row for row in check(datasets[0].run.config) if row.labels == "weak" and not row.matches and row.shots is None]
-    rows = [row for row in rows if row.method not in uses_target_gold(rows)]
+    rows = prepare(datasets)
     fitting, judging = {}, {}
     for one in datasets:
         halves = portions(ask(one.run.task, "source"), (1, 1), f"transfer, seed {one.run.seed}")
@@ -140,11 +135,69 @@ def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -
             other = judging[target.name]
             scores: dict[str, Stored] = {}
             for row in rows:
-                place = source.run.at(f"on {target.name}", source.run.config)
+                place = target.run.at(f"from {source.name}", target.run.config)
                 scores[row.method] = pipeline.believe(place, row, teacher, fitted[row.method], other.looked, scores)
                 about = (row.method, source.name, target.name)
                 found[about] = judge(*about, tier(source, target), half, other, scores[row.method].value, keep)
     return tuple(found[row.method, a.name, b.name] for row in rows for a in datasets for b in datasets)
+
+
+def prepare(datasets: Sequence[Dataset]) -> list[Row]:
+    """The rows of the matrix, once all that can be refused before the teacher is asked anything has been.
+
+    Raises:
+        ValueError: fewer than two sets, settings in which they may not differ, demonstrations, or a set that cannot give what a
+            row's trust function needs.
+    """
+    if len(datasets) < 2 or len({d.name for d in datasets}) < len(datasets):
+        raise ValueError(f"a transfer matrix has two sets or more, each once, here are {[d.name for d in datasets]}")
+    refuse_other_settings(datasets)
+    for one in datasets:
+        if one.run.config.teacher.shots:
+            raise ValueError(
+                f"teacher.shots={one.run.config.teacher.shots}: demonstrations would come from one set of the matrix, and each "
+                "is asked once for all pairs; set teacher.shots=0"
+            )
+    rows = [row for row in check(datasets[0].run.config) if row.labels == "weak" and not row.matches and row.shots is None]
+    rows = [row for row in rows if row.method not in uses_target_gold(rows)]
+    for one in datasets:
+        try:
+            check(one.run.config)  # its own teacher section
+            gathering.prepare(one.run, rows)
+        except ValueError as error:
+            raise ValueError(f"{one.name}: {error}") from None
+    return rows
+
+
+def refuse_other_settings(datasets: Sequence[Dataset]) -> None:
+    """Makes sure that the configs of the sets differ only in what is a set's own: its task, and how the teacher is asked.
+
+    Raises:
+        ValueError: they differ in something that is settled once for the whole matrix.
+    """
+    first, *others = datasets
+    known = _settings(first.run.config)
+    for one in others:
+        own = _settings(one.run.config)
+        for key in sorted(known.keys() | own.keys()):
+            if (then := known.get(key)) == (now := own.get(key)):
+                continue
+            if key == "teacher.model":
+                why = "one teacher labels all sets of a matrix"
+            elif key.startswith("observe."):
+                why = "a trust function can only judge the hidden states that it was fitted on, and each judges every set"
+            else:
+                why = "it is settled once for the whole matrix; a set has sections tasks and teacher (not its model) of its own"
+            raise ValueError(
+                f"{key}={now!r} for {one.name!r}, but {then!r} for {first.name!r}: {why}; give {key} in the config, for all "
+                "sets, and not for one of them"
+            )
+
+
+def _settings(config: ConfigDict) -> dict[str, object]:
+    """What all sets of a matrix must have in common, dotted key -> value."""
+    flat = traverse_util.flatten_dict(config.to_dict(), sep=".")
+    return {k: v for k, v in flat.items() if k == "teacher.model" or k.partition(".")[0] not in ("tasks", "teacher")}
 
 
 def tier(source: Dataset, target: Dataset) -> str:
@@ -175,7 +228,7 @@ def judge(method: str, source: str, target: str, tier: str, fitted: Half, judged
         num_fitted=len(fitted.correct),
         num_judged=len(row),
         num_shared=len(judged.questions) - len(fresh),
-        right=float(correct.mean()) if len(row) else 0.0,
+        right=float(correct.mean()) if len(row) else None,
         auc=found.auc,
         auc_lo=auc_lo,
         auc_hi=auc_hi,
