@@ -183,13 +183,11 @@ def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str])
 
     from w2s_jax import pipeline, report
 
-    labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
     logged, found = read_curves(workdir, report.CURVES), {}
-    for method in methods:
-        label = f"{prefix}teach {method}"
-        texts = epath.Path(store) / labels.get(label, "nowhere") / pipeline.COMPLETIONS
+    for method, artefact in taught(workdir, prefix, methods).items():
+        texts = epath.Path(store) / artefact / pipeline.COMPLETIONS
         if texts.exists():
-            found[method] = report.Learning(logged.get(label, {}), json.loads(texts.read_text()))
+            found[method] = report.Learning(logged.get(artefact, {}), json.loads(texts.read_text()))
     return found
 
 
@@ -198,18 +196,30 @@ def read_learnt(workdir: str, prefix: str, methods: Iterable[str]) -> dict[str, 
     from w2s_jax.analysis import easy_first
 
     logged = read_curves(workdir, ("reward", "loss"))
-    found = {method: easy_first.learnt(logged.get(f"{prefix}teach {method}", {})) for method in methods}
+    students = taught(workdir, prefix, methods)
+    found = {method: easy_first.learnt(logged.get(artefact, {})) for method, artefact in students.items()}
     return {method: one for method, one in found.items() if one}
 
 
-def read_curves(workdir: str, names: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Stage -> name -> (step, value) of what this workdir's metrics.jsonl has of those names."""
+def taught(workdir: str, prefix: str, methods: Iterable[str]) -> dict[str, str]:
+    """Method -> the artefact of its student in this workdir's last run, of a seed."""
     from etils import epath
+
+    labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
+    named = {method: labels.get(f"{prefix}teach {method}", "") for method in methods}
+    return {method: artefact for method, artefact in named.items() if artefact}
+
+
+def read_curves(workdir: str, names: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Artefact -> name -> (step, value) of what this workdir's metrics.jsonl has of those names."""
+    from etils import epath
+
+    from experiments import writer
 
     metrics = epath.Path(workdir) / "metrics.jsonl"
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in map(json.loads, metrics.read_text().splitlines() if metrics.exists() else ()):
-        curves = found.setdefault(line["stage"], {})
+    for _, line in writer.whole_lines(metrics) if metrics.exists() else ():
+        curves = found.setdefault(line.get("artefact", ""), {})
         for name in names:
             if name in line:
                 curves.setdefault(name, []).append((line["step"], line[name]))
