@@ -123,6 +123,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows
 
+    refuse_study(config)
     began, compiled = time.monotonic(), count_compilations()
     artefacts = open_store(store, workdir)
     hosts = f" in {jax.process_count()} processes" if processes.several() else ""
@@ -175,6 +176,19 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")
     processes.barrier("report written")
     return folder
+
+
+def refuse_study(config: ConfigDict) -> None:
+    """Makes sure that a config is one of runs.
+
+    Raises:
+        ValueError: it is one of a study of theory.
+    """
+    if "methods" not in config:
+        raise ValueError(
+            f"config {config.name!r} has no `methods`, so it is of no run: a study of theory is started with "
+            "python -m experiments.theory --config=..."
+        )
 
 
 def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
 def of_flags(config: ConfigDict, axes: list[str], outer: list[str], points: list[str], method: str) -> str:
     """The sweep of the kind that the flags are of."""
     refuse_both(axes, outer, points, method)
+    cli.refuse_study(config)
     if points:
         return staged.sweep(config, points, method)
     return sweep(config, axes, outer, most=MOST.value, given=config_flags(sys.argv[1:]))

@@ -125,6 +125,21 @@ def test_a_bad_setting_is_refused_in_words(key, value, message, shared, tmp_path
         main.run(config, workdir=str(tmp_path), store=shared)
 
 
+@pytest.mark.parametrize("start", ["run", "sweep", "transfer"])
+def test_a_study_of_theory_is_refused_with_the_command_that_runs_it(start, tmp_path):
+    from experiments import sweep, transfer
+    from experiments.configs import theory_linear
+
+    begin = {
+        "run": lambda config: main.run(config, workdir=str(tmp_path / "run"), store=str(tmp_path / "run" / "store")),
+        "sweep": lambda config: sweep.of_flags(config, [], [], ["pairs=1,2"], ""),
+        "transfer": lambda config: transfer.run(config, ("a:b", "c:d")),
+    }
+    with pytest.raises(ValueError, match="'theory_linear' .*python -m experiments.theory"):
+        begin[start](theory_linear.get_config("quick"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_keyword_is_refused_with_the_known_ones(shared, tmp_path):
     from tests import toy
 
