@@ -123,6 +123,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows
 
+    refuse_study(config)
     began, compiled = time.monotonic(), count_compilations()
     artefacts = open_store(store, workdir)
     hosts = f" in {jax.process_count()} processes" if processes.several() else ""
@@ -179,19 +180,30 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     return folder
 
 
+def refuse_study(config: ConfigDict) -> None:
+    """Makes sure that a config is one of runs.
+
+    Raises:
+        ValueError: it is one of a study of theory.
+    """
+    if "methods" not in config:
+        raise ValueError(
+            f"config {config.name!r} has no `methods`, so it is of no run: a study of theory is started with "
+            "python -m experiments.theory --config=..."
+        )
+
+
 def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str]) -> dict[str, Any]:
     """How those students of a seed that learnt from what they wrote did so: texts, and curves where this workdir has them."""
     from etils import epath
 
     from w2s_jax import pipeline, report
 
-    labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
     logged, found = read_curves(workdir, report.CURVES), {}
-    for method in methods:
-        label = f"{prefix}teach {method}"
-        texts = epath.Path(store) / labels.get(label, "nowhere") / pipeline.COMPLETIONS
+    for method, artefact in taught(workdir, prefix, methods).items():
+        texts = epath.Path(store) / artefact / pipeline.COMPLETIONS
         if texts.exists():
-            found[method] = report.Learning(logged.get(label, {}), json.loads(texts.read_text()))
+            found[method] = report.Learning(logged.get(artefact, {}), json.loads(texts.read_text()))
     return found
 
 
@@ -200,18 +212,30 @@ def read_learnt(workdir: str, prefix: str, methods: Iterable[str]) -> dict[str, 
     from w2s_jax.analysis import easy_first
 
     logged = read_curves(workdir, ("reward", "loss"))
-    found = {method: easy_first.learnt(logged.get(f"{prefix}teach {method}", {})) for method in methods}
+    students = taught(workdir, prefix, methods)
+    found = {method: easy_first.learnt(logged.get(artefact, {})) for method, artefact in students.items()}
     return {method: one for method, one in found.items() if one}
 
 
-def read_curves(workdir: str, names: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Stage -> name -> (step, value) of what this workdir's metrics.jsonl has of those names."""
+def taught(workdir: str, prefix: str, methods: Iterable[str]) -> dict[str, str]:
+    """Method -> the artefact of its student in this workdir's last run, of a seed."""
     from etils import epath
+
+    labels = json.loads((epath.Path(workdir) / "runs.json").read_text())
+    named = {method: labels.get(f"{prefix}teach {method}", "") for method in methods}
+    return {method: artefact for method, artefact in named.items() if artefact}
+
+
+def read_curves(workdir: str, names: Iterable[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Artefact -> name -> (step, value) of what this workdir's metrics.jsonl has of those names."""
+    from etils import epath
+
+    from experiments import writer
 
     metrics = epath.Path(workdir) / "metrics.jsonl"
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in map(json.loads, metrics.read_text().splitlines() if metrics.exists() else ()):
-        curves = found.setdefault(line["stage"], {})
+    for _, line in writer.whole_lines(metrics) if metrics.exists() else ():
+        curves = found.setdefault(line.get("artefact", ""), {})
         for name in names:
             if name in line:
                 curves.setdefault(name, []).append((line["step"], line[name]))

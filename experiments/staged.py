@@ -52,6 +52,7 @@ def sweep(config: ConfigDict, texts: Sequence[str], method: str) -> str:
         except ValueError as error:
             raise ValueError(f"at {told(one)}: {error}") from error
     if not processes.is_first():
+        processes.barrier("sweep written")
         return folder
     summary = tuple(summary_of(report, method) for report in reports)
     found = sweep_page.Staged(axes, tuple(settings), method, summary, tuple(os.path.relpath(r, folder) for r in reports))
@@ -59,6 +60,7 @@ def sweep(config: ConfigDict, texts: Sequence[str], method: str) -> str:
     top, body = sweep_page.points_table(found)
     print("\n".join(typesetting.aligned([top, *body])))
     cli.say(f"{sweep_page.note_on_points(found)}\nsweep: {folder}/index.html ({time.monotonic() - began:.0f} s)")
+    processes.barrier("sweep written")
     return folder
 
 

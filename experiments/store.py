@@ -3,7 +3,8 @@
     python -m experiments.store ls --store=DIR
     python -m experiments.store gc --store=DIR [--keep=WORKDIR]... [--yes]
 
-`gc` keeps every artefact that a `runs.json` names: that of the folder the store lies in, and that of each `--keep`. Its
+`gc` keeps every artefact that a `runs.json` names: that of the folder the store lies in, that of each `--keep`, and those of
+the points of a staged sweep in either. Its
 partial work is kept with it, and so is whatever a process is computing now. Without `--yes` it says what it would delete.
 """
 
@@ -52,20 +53,27 @@ def entries(root: epath.Path) -> list[Entry]:
 
 
 def unreached(root: epath.Path, workdirs: list[epath.Path]) -> list[Entry]:
-    """The folders that no workdir's `runs.json` names.
+    """The folders that no `runs.json` of a workdir names.
 
     Raises:
         ValueError: there is no `runs.json` to go by, which would make everything rubbish.
     """
-    named = [workdir / "runs.json" for workdir in workdirs]
-    if absent := [path for path in named if not path.exists()]:
-        raise ValueError(f"{absent[0]}: no such file, so it is unknown what that run uses; correct --keep")
-    beside = root.parent / "runs.json"
-    runs = [*named, *([beside] if beside.exists() else [])]
+    runs = runs_of(root.parent)
+    for workdir in workdirs:
+        if not (own := runs_of(workdir)):
+            raise ValueError(f"{workdir / 'runs.json'}: no such file, so it is unknown what that run uses; correct --keep")
+        runs += own
     if not runs:
         raise ValueError(f"no runs.json beside {root} and no --keep: nothing says what to keep; give --keep=WORKDIR")
     used = {artefact for path in runs for artefact in json.loads(path.read_text()).values()}
     return [entry for entry in entries(root) if entry.artefact not in used]
+
+
+def runs_of(workdir: epath.Path) -> list[epath.Path]:
+    """The `runs.json` of a workdir, and those of the points of its staged sweep."""
+    points = workdir / "staged" / "points"
+    folders = [workdir, *(sorted(points.iterdir()) if points.is_dir() else ())]
+    return [folder / "runs.json" for folder in folders if (folder / "runs.json").exists()]
 
 
 def main(argv: list[str]) -> None:

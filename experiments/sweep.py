@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
 def of_flags(config: ConfigDict, axes: list[str], outer: list[str], points: list[str], method: str) -> str:
     """The sweep of the kind that the flags are of."""
     refuse_both(axes, outer, points, method)
+    cli.refuse_study(config)
     if points:
         return staged.sweep(config, points, method)
     return sweep(config, axes, outer, most=MOST.value, given=config_flags(sys.argv[1:]))
@@ -98,6 +99,7 @@ def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, g
     swept = grid.sweep(run, find_model(run, config.teacher.model), found, most=most)
     folder = os.path.join(workdir, "sweep")
     if not processes.is_first():
+        processes.barrier("sweep written")
         return folder
     export(os.path.join(folder, "best"), swept, given)
     command = f"python -m experiments.main $(cat {folder}/best/flags.txt)"
@@ -105,6 +107,7 @@ def sweep(config: ConfigDict, axes: list[str], outer: list[str], *, most: int, g
     top, body = sweep_page.heads_table(swept, sweep_page.ranked(swept)[:ON_SCREEN])
     print("\n".join(typesetting.aligned([top, *body])))
     cli.say(f"{sweep_page.note_on_heads(swept)}\nsweep: {folder}/index.html\nbest head: {command}")
+    processes.barrier("sweep written")
     return folder
 
 

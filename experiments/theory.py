@@ -38,6 +38,7 @@ def run(config: ConfigDict) -> str:
     workdir, _ = cli.folders(config)
     folder = os.path.join(workdir, "study")
     if not processes.is_first():
+        processes.barrier("study written")
         return folder
     files.writable(folder, "--workdir")  # said before anything is computed
     began = time.monotonic()
@@ -46,6 +47,7 @@ def run(config: ConfigDict) -> str:
     page = study_page.write(folder, found, context={"config": config.to_yaml()})
     print(study_page.terminal_tables(found))
     cli.say(f"study: {page} ({time.monotonic() - began:.0f} s)")
+    processes.barrier("study written")
     return folder
 
 

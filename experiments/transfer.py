@@ -58,6 +58,7 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     from w2s_jax.analysis import transfer
     from w2s_jax.run import Run, find_model
 
+    cli.refuse_study(config)
     began = time.monotonic()
     workdir, store = cli.folders(config)
     one = Run(config, config.seeds[0], cli.open_store(store, workdir), cli.keep_silent)

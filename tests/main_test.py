@@ -125,6 +125,21 @@ def test_a_bad_setting_is_refused_in_words(key, value, message, shared, tmp_path
         main.run(config, workdir=str(tmp_path), store=shared)
 
 
+@pytest.mark.parametrize("start", ["run", "sweep", "transfer"])
+def test_a_study_of_theory_is_refused_with_the_command_that_runs_it(start, tmp_path):
+    from experiments import sweep, transfer
+    from experiments.configs import theory_linear
+
+    begin = {
+        "run": lambda config: main.run(config, workdir=str(tmp_path / "run"), store=str(tmp_path / "run" / "store")),
+        "sweep": lambda config: sweep.of_flags(config, [], [], ["pairs=1,2"], ""),
+        "transfer": lambda config: transfer.run(config, ("a:b", "c:d")),
+    }
+    with pytest.raises(ValueError, match="'theory_linear' .*python -m experiments.theory"):
+        begin[start](theory_linear.get_config("quick"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_keyword_is_refused_with_the_known_ones(shared, tmp_path):
     from tests import toy
 
@@ -176,38 +191,85 @@ def test_students_and_trust_functions_are_linked_by_method_and_seed(tmp_path):
     assert (tmp_path / "run" / "student" / "mine.txt").exists()
 
 
+def logged(folder, *trainings):
+    """A workdir's metrics.jsonl: for each training its stage, its artefact, and what each step measured."""
+    with open(folder / "metrics.jsonl", "w") as file:
+        for stage, artefact, steps in trainings:
+            for step, measured in enumerate(steps):
+                file.write(json.dumps({"stage": stage, "artefact": artefact, "step": step, **measured}) + "\n")
+
+
 def test_curves_and_texts_are_those_of_the_seed_and_of_students_that_wrote(tmp_path):
-    lines = [
-        {"stage": stage, "step": step, "reward": reward, "loss": 1.0}
-        for stage in ("seed 3 teach ntf", "teach ntf", "seed 3 teach naive")
-        for step, reward in enumerate((0.5, 0.75) if stage == "seed 3 teach ntf" else (0.0, 0.0))
-    ]
-    lines.insert(1, {"stage": "seed 3 teach ntf", "step": 9, "loss": 1.0})  # the second step of a round
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "runs.json").write_text(json.dumps({"seed 3 teach ntf": "teach-1", "seed 3 teach naive": "teach-2"}))
-    for folder in ("teach-1", "teach-2"):
+    wrote = [{"reward": 0.5, "loss": 1.0}, {"loss": 1.0}, {"reward": 0.75, "loss": 1.0}]  # a round of two steps, and another
+    nothing = [{"reward": 0.0}, {"reward": 0.0}]
+    logged(
+        tmp_path,
+        ("seed 3 teach ntf", "teach-1", wrote),
+        ("teach ntf", "teach-3", nothing),
+        ("seed 3 teach naive", "teach-2", nothing),
+    )
+    (tmp_path / "runs.json").write_text(
+        json.dumps({"seed 3 teach ntf": "teach-1", "seed 3 teach naive": "teach-2", "teach ntf": "teach-3"})
+    )
+    for folder in ("teach-1", "teach-2", "teach-3"):
         (tmp_path / "store" / folder).mkdir(parents=True)
-    (tmp_path / "store" / "teach-1" / "completions.json").write_text(json.dumps([{"round": 0}]))
+    for folder in ("teach-1", "teach-3"):
+        (tmp_path / "store" / folder / "completions.json").write_text(json.dumps([{"round": 0}]))
     found = main.read_learning(str(tmp_path), str(tmp_path / "store"), "seed 3 ", ("naive", "ntf", "gold"))
     assert set(found) == {"ntf"} and found["ntf"].rounds == [{"round": 0}]
-    assert found["ntf"].curves == {"reward": [(0, 0.5), (1, 0.75)]}
+    assert found["ntf"].curves == {"reward": [(0, 0.5), (2, 0.75)]}
     (tmp_path / "metrics.jsonl").unlink()
     assert main.read_learning(str(tmp_path), str(tmp_path / "store"), "seed 3 ", ("ntf",))["ntf"].curves == {}
 
 
 def test_the_area_of_learning_is_of_the_seed_and_of_what_was_logged_here(tmp_path):
-    lines = [
-        {"stage": stage, "step": step, "loss": loss, "lr": 0.1}
-        for stage, losses in (("seed 3 teach ntf", (3.0, 1.0)), ("teach ntf", (9.0, 9.0)), ("seed 3 teach naive", (5.0, 2.0)))
-        for step, loss in enumerate(losses)
-    ]
+    labels = {"seed 3 teach ntf": "teach-1", "teach ntf": "teach-2", "seed 3 teach naive": "teach-3"}
+    (tmp_path / "runs.json").write_text(json.dumps(labels))
     assert main.read_learnt(str(tmp_path), "seed 3 ", ("ntf",)) == {}
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    losses = {"teach-1": (3.0, 1.0), "teach-2": (9.0, 9.0), "teach-3": (5.0, 2.0)}
+    logged(tmp_path, *((stage, a, [{"loss": loss, "lr": 0.1} for loss in losses[a]]) for stage, a in labels.items()))
     found = main.read_learnt(str(tmp_path), "seed 3 ", ("naive", "ntf", "gold"))
     assert {method: (one.curve, one.steps, one.area) for method, one in found.items()} == {
         "naive": ("loss", 2, 3.5),
         "ntf": ("loss", 2, 2.0),
     }
+
+
+def test_a_student_of_earlier_settings_has_its_own_curves_and_not_those_of_the_one_between(tmp_path):
+    for artefact, rewards in (("teach-a", (0.5, 0.75)), ("teach-b", (0.25, 0.125, 0.0))):  # the third run found teach-a made
+        writer = Writer(tmp_path, tensorboard=False)
+        for step, reward in enumerate(rewards):
+            writer("teach ntf", artefact, step, {"reward": reward})
+    for artefact, curve in (("teach-a", [(0, 0.5), (1, 0.75)]), ("teach-b", [(0, 0.25), (1, 0.125), (2, 0.0)])):
+        (tmp_path / "runs.json").write_text(json.dumps({"teach ntf": artefact}))
+        (tmp_path / artefact).mkdir()
+        (tmp_path / artefact / "completions.json").write_text("[]")
+        assert main.read_learning(str(tmp_path), str(tmp_path), "", ("ntf",))["ntf"].curves == {"reward": curve}
+        assert main.read_learnt(str(tmp_path), "", ("ntf",))["ntf"].steps == len(curve)
+
+
+def test_a_half_line_of_metrics_does_not_end_a_run(tmp_path):
+    logged(tmp_path, ("teach ntf", "teach-1", [{"loss": 3.0}, {"loss": 1.0}]))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "teach n')  # of a student that another workdir has taught to its end since
+    (tmp_path / "runs.json").write_text(json.dumps({"teach ntf": "teach-1"}))
+    assert main.read_learnt(str(tmp_path), "", ("ntf",))["ntf"].steps == 2
+
+
+def test_a_training_names_the_artefact_that_it_makes(tmp_path, monkeypatch):
+    from tests import toy
+    from w2s_jax import run as running
+    from w2s_jax import store
+
+    def pretrain(*given, log, **settings):
+        log(0, {"loss": 1.0})
+
+    monkeypatch.setattr(running, "pretrain", pretrain)
+    monkeypatch.setattr(running.hf_io, "save", lambda lm, folder: None)
+    kept, told = store.Store(tmp_path, log=lambda line: None), []
+    run = running.Run(toy.get_config(), 0, kept, lambda *said: told.append(said), prefix="seed 0 ")
+    model = running.find_model(run, "pretrain:weak")
+    assert told == [("seed 0 pretrain weak", pathlib.Path(model.folder).parent.name, 0, {"loss": 1.0})]
 
 
 def test_progress_leaves_standard_output_to_the_table(capsys):
@@ -223,17 +285,17 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         main.run(toy.get_config(), workdir=str(tmp_path / "file" / "run"), store=str(tmp_path / "store"))
 
 
-def test_metrics_are_cut_back_to_where_a_stage_resumes(tmp_path):
+def test_metrics_are_cut_back_to_where_an_artefact_resumes(tmp_path):
     writer = Writer(tmp_path, tensorboard=False)
-    for step in range(5):
-        writer("teach ntf", step, {"loss": 1.0})
-    writer("teach gold", 0, {"loss": 2.0})
+    for artefact in ("teach-1", "teach-2"):  # the second of other settings
+        for step in range(5):
+            writer("teach ntf", artefact, step, {"loss": 1.0})
+    writer("teach gold", "teach-3", 0, {"loss": 2.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"stage": "teach n')  # a kill in the middle of a line
     again = Writer(tmp_path, tensorboard=False)
-    again("teach ntf", 3, {"loss": 0.5})
+    again("teach ntf", "teach-2", 3, {"loss": 0.5})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["step"]) for row in lines] == [("teach ntf", s) for s in (0, 1, 2)] + [
-        ("teach gold", 0),
-        ("teach ntf", 3),
-    ]
+    kept = [("teach-1", s) for s in range(5)] + [("teach-2", s) for s in range(3)] + [("teach-3", 0)]
+    assert [(row["artefact"], row["step"]) for row in lines] == [*kept, ("teach-2", 3)]
+    assert {row["stage"] for row in lines if row["artefact"] != "teach-3"} == {"teach ntf"}

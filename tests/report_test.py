@@ -12,6 +12,8 @@ from w2s_jax.analysis.better_than_gold import BetterThanGold
 from w2s_jax.analysis.coherence import Coherence
 from w2s_jax.analysis.easy_first import EasyFirst, Learnt
 from w2s_jax.analysis.mechanisms import Mechanisms
+from w2s_jax.chain import Point
+from w2s_jax.chain_page import Snowball
 from w2s_jax.recovery import Trial
 from w2s_jax.types import Audit, Certificate, Recovery, Score
 
@@ -84,6 +86,19 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
         "data/purity.csv",
         "data/learning.csv",
     }
+
+
+def test_what_an_earlier_report_wrote_and_this_one_does_not_is_gone(tmp_path):
+    known = {"chain": "ntf", "generation": 1, "teacher": "small", "student": "large", "uses_target_gold": False}
+    known |= {"seeds": 1, "n_selected": 50}
+    point = Point(**{field.name: known.get(field.name) for field in dataclasses.fields(Point)})
+    shown = dict(snowball=Snowball((point,), ()), mechanisms=_mechanisms(), learning={"ntf": _learning()})
+    _write(tmp_path / "first", _trials(), **shown)
+    assert {"chain.json", "data/coherence.csv", "data/snowball.csv"} <= set(_files(tmp_path / "first"))
+    (tmp_path / "first" / "data" / "mine.csv").write_text("a\n")
+    _write(tmp_path / "first", _trials())
+    _write(tmp_path / "alone", _trials())
+    assert _files(tmp_path / "first") == _files(tmp_path / "alone") | {"data/mine.csv": b"a\n"}
 
 
 def test_nothing_written_but_the_context_holds_a_path_or_a_date(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from experiments import main as cli
 from experiments import staged, sweep
 from tests import toy
-from w2s_jax import figures, sweep_page
+from w2s_jax import figures, processes, sweep_page
 
 ROOT = pathlib.Path(__file__).parents[1]
 AXIS = "select.n=10,20"
@@ -197,3 +197,18 @@ def test_the_command_takes_staged_axes_and_says_what_is_wrong_in_one_screen(tmp_
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode != 0 and "did you mean 'select'?" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_end_together(first, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(processes, "barrier", told.append)
+    monkeypatch.setattr(cli, "folders", lambda c: (str(tmp_path), str(tmp_path / "store")))
+    monkeypatch.setattr(cli, "run", lambda config, *, workdir, **settings: workdir)
+    monkeypatch.setattr(staged, "summary_of", lambda report, method: {})
+    monkeypatch.setattr(sweep_page, "write_points", lambda *given, **settings: told.append("page"))
+    monkeypatch.setattr(sweep_page, "points_table", lambda found: (["point"], []))
+    monkeypatch.setattr(sweep_page, "note_on_points", lambda found: "")
+    staged.sweep(config(), [AXIS], "")
+    assert told == ["page"] * first + ["sweep written"]

@@ -588,6 +588,17 @@ def test_gc_deletes_only_what_no_run_uses_and_only_when_told(tmp_path):
     assert [path.exists() for path in (used, other, lost, scratch)] == [True, True, False, False]
 
 
+def test_gc_keeps_what_the_points_of_a_staged_sweep_use(tmp_path):
+    here, there = (folder / "staged" / "points" / "select.n=1" for folder in (tmp_path, tmp_path / "other"))
+    workdirs = (tmp_path, here, there, None)
+    made = [
+        Store(tmp_path / "store", workdir=workdir, log=lambda line: None).stage("teach", Counted(), x=x)
+        for x, workdir in enumerate(workdirs)
+    ]
+    code, out = command("gc", f"--store={tmp_path / 'store'}", f"--keep={tmp_path / 'other'}")
+    assert code == 0 and [one.key[:16] in out for one in made] == [False, False, False, True], out
+
+
 def test_gc_without_anything_to_go_by_deletes_nothing(tmp_path):
     kept = Store(tmp_path / "alone" / "store", log=lambda line: None).stage("answer", Counted(), x=1).path
     code, out = command("gc", f"--store={tmp_path / 'alone' / 'store'}", "--yes")

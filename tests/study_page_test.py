@@ -10,7 +10,7 @@ import pytest
 
 from experiments import theory
 from experiments.configs import theory_linear
-from w2s_jax import figures, study_page
+from w2s_jax import figures, processes, study_page
 from w2s_jax.theory import Figure, Heat, Study, Table, linear
 
 
@@ -114,3 +114,14 @@ def test_the_runner_hands_the_config_over_and_writes_the_page(tmp_path, monkeypa
     config.name = "quickstart"
     with pytest.raises(ValueError, match="'quickstart' is no study.*theory_linear.py"):
         theory.run(config)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_end_together_and_the_first_alone_studies(first, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(processes, "barrier", lambda name: told.append((name, (tmp_path / "study" / "index.html").exists())))
+    monkeypatch.setattr(linear, "study", lambda **keywords: study())
+    monkeypatch.setattr(theory.cli, "folders", lambda config: (str(tmp_path), ""))
+    theory.run(theory_linear.get_config("quick"))
+    assert told == [("study written", first)]

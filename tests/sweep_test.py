@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from experiments import main as cli
 from experiments import sweep
 from tests import toy
 from tests.trust_test import world
-from w2s_jax import grid, metrics, pipeline, plugins, store
+from w2s_jax import grid, metrics, pipeline, plugins, processes, store, sweep_page
 from w2s_jax.run import Run, find_model
 from w2s_jax.settings import method_row
 from w2s_jax.trust import artefact, neural
@@ -297,3 +298,21 @@ def test_flags_are_told_as_they_were_given():
     assert sweep.settings({"layer": "prenorm", "lr": 1e-4}) == {
         "config.observe.layers": "('prenorm',)", "config.trust.neural.lr": "0.0001"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_end_together(first, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(processes, "barrier", told.append)
+    monkeypatch.setattr(cli, "folders", lambda c: (str(tmp_path), str(tmp_path / "store")))
+    monkeypatch.setattr(cli, "open_store", lambda *where: None)
+    monkeypatch.setattr("w2s_jax.run.find_model", lambda run, word: word)
+    monkeypatch.setattr(grid, "sweep", lambda *given, **settings: types.SimpleNamespace(head=({"lr": 1.0},), best=0))
+    monkeypatch.setattr(sweep, "export", lambda *given: None)
+    monkeypatch.setattr(sweep_page, "ranked", lambda found: [0])
+    monkeypatch.setattr(sweep_page, "write_heads", lambda *given, **settings: told.append("page"))
+    monkeypatch.setattr(sweep_page, "heads_table", lambda *given: (["head"], []))
+    monkeypatch.setattr(sweep_page, "note_on_heads", lambda found: "")
+    sweep.sweep(config(), AXES, [], most=64, given=[])
+    assert told == ["page"] * first + ["sweep written"]

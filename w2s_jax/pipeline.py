@@ -616,7 +616,7 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
             compute=compute_of(run.mesh, section),
             key=run.key("teach"),
             partial=work.partial,
-            log=functools.partial(run.log, f"{run.prefix}teach {method}"),
+            log=functools.partial(run.log, f"{run.prefix}teach {method}", work.out.name),
             label=f"teach {method}",
         )
         hf_io.save(taught.lm, work.out / "model")

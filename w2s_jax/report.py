@@ -13,6 +13,7 @@ recovery.json holds no path, time or duration; the page also shows the texts it 
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ def write(
     """Writes the report and returns the page's path.
 
     Args:
-        folder: where to, made if it is missing; files of an earlier report are replaced.
+        folder: where to, made if it is missing; what an earlier report wrote there is replaced or removed.
         rows, summary: from `recovery.recover` and `recovery.summarise`.
         audits: by method, of one seed; the trust figures show those of methods that saw no gold labels.
         learning: by method, of one seed, where students learnt from what they wrote.
@@ -109,18 +110,26 @@ def write(
         title: of the page.
     """
     folder = epath.Path(folder)
+    page, learning = folder / "index.html", learning or {}
     (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name in _listed(page):
+        (folder / name).unlink(missing_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
     certificates, mechanisms = certificates or {}, mechanisms or Mechanisms()
     (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms))
     if snowball:
         whole = {"schema": 1, "chains": plain(snowball.chains)}
         (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
-    for name, text in _data(summary, audits, learning or {}, certificates, snowball, mechanisms).items():
+    for name, text in _data(summary, audits, learning, certificates, snowball, mechanisms).items():
         (folder / "data" / name).write_text(text)
-    page = folder / "index.html"
-    page.write_text(to_html(rows, summary, audits, learning or {}, certificates, context or {}, title, snowball, mechanisms))
+    page.write_text(to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms))
     return page
+
+
+def _listed(page: epath.Path) -> list[str]:
+    """The files of numbers that an earlier page names at its foot; other people's files in the folder are none of them."""
+    foot = page.read_text().rpartition("<footer>")[2] if page.exists() else ""
+    return re.findall(r'href="((?:data/)?\w+\.(?:csv|json|md))"', foot)
 
 
 def to_json(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:

@@ -26,8 +26,8 @@ from w2s_jax.types import LM
 
 VERSION = "1"
 ROLES = ("source", "target", "test")
-Log = Callable[[str, int, Mapping[str, float]], None]
-"""Takes (stage label, step, metrics)."""
+Log = Callable[[str, str, int, Mapping[str, float]], None]
+"""Takes (stage label, name of the artefact that is being made, step, metrics)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,7 @@ def pretrained(run: Run, name: str) -> Model:
             compute=compute_of(run.mesh, section),
             key=run.key(label),
             partial=work.partial,
-            log=functools.partial(run.log, run.prefix + label),
+            log=functools.partial(run.log, run.prefix + label, work.out.name),
             label=label,
         )
         hf_io.save(lm, work.out / "model")
