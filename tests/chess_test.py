@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import stat
+import subprocess
 import sys
 import textwrap
 
@@ -311,6 +312,13 @@ def test_another_engine_or_another_number_of_nodes_is_another_judge(root, engine
 
     assert judge(5, a1a8="cp 1") == judge(5, a1a8="cp 1")
     assert judge(5, a1a8="cp 1") != judge(6, a1a8="cp 1") and judge(5, a1a8="cp 1") != judge(5, a1a8="cp 2")
+
+
+def test_a_program_that_asked_an_engine_ends(engine):
+    start = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
+    asks = f"from w2s_jax.tasks.chess_engine import Engine; print(Engine({engine(e2e4='cp 7')!r}, 5).centipawns({start!r}, 'e2e4'))"
+    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7.0\n", done.stderr
 
 
 def test_a_program_that_is_no_engine_is_told_of(root, tmp_path):

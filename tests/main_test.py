@@ -33,7 +33,10 @@ def command(*arguments, timeout=120):
         (["--config.student.training.lrr=1"], "config.student.training has no key 'lrr', did you mean 'lr'?"),
         (["--config=experiments/configs/quickstart.py:sedes=5"], "allowed are seeds="),
         (["--config=experiments/configs/quickstart.py:seeds=many"], "'many' is no int"),
-        (["--config=experiments/configs/nowhere.py"], "experiments/configs has base.py, quantitative.py, quickstart.py"),
+        (
+            ["--config=experiments/configs/nowhere.py"],
+            "experiments/configs has base.py, chess.py, endgame.py, quantitative.py, quickstart.py",
+        ),
         (["--config", "experiments/configs/nowhere.py"], "there is no file"),
         (["--config.select.n=many"], "many"),
         (["--confg=x"], "config"),

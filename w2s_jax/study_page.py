@@ -108,8 +108,8 @@ def _cells(table: Table) -> list[list[str]]:
 
 def _cell(value: Any) -> str:
     """
-    >>> _cell(None), _cell(1234), _cell(0.82375), _cell(-2.0), _cell("soft")
-    ('–', '1,234', '0.8238', '−2', 'soft')
+    >>> _cell(None), _cell(1234), _cell(0.82371), _cell(-2.0), _cell("soft")
+    ('–', '1,234', '0.8237', '−2', 'soft')
     """
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"

@@ -4,10 +4,12 @@ The engine is a program of its own (Stockfish, say), started when it is first as
 told: what it was to judge stays unjudged, and nothing is stored of it, so that the next run asks again.
 """
 
-import atexit
+import asyncio
 import dataclasses
 import functools
 import shutil
+import threading
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,12 @@ class Engine:
         import chess.engine
 
         board = chess.Board(fen)
+        limit = chess.engine.Limit(nodes=self.nodes)
         try:
-            looked = self._started().analyse(
-                board, chess.engine.Limit(nodes=self.nodes), game=object(), root_moves=[chess.Move.from_uci(move)]
+            if self._process is None:
+                self._process = self._wait(_started(self.path))
+            looked = self._wait(
+                self._process.analyse(board, limit, game=object(), root_moves=[chess.Move.from_uci(move)]),
             )
             return float(looked["score"].pov(board.turn).score(mate_score=MATE))
         except (chess.engine.EngineError, TimeoutError, OSError, KeyError) as error:
@@ -87,12 +92,22 @@ class Engine:
         """Which program it is, by its bytes."""
         return files.sha256_of(epath.Path(self.path))
 
-    def _started(self):
-        import chess.engine
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where the engine is talked to: a thread that ends with the program, which chess.engine.SimpleEngine's does not."""
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="chess engine", daemon=True).start()
+        return loop
 
-        if self._process is None:
-            self._process = chess.engine.SimpleEngine.popen_uci(self.path, timeout=PATIENCE_S)
-            atexit.register(self._process.close)
-            known = self._process.options
-            self._process.configure({name: value for name, value in (("Threads", 1), ("Hash", 16)) if name in known})
-        return self._process
+    def _wait(self, said: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(said, PATIENCE_S), self._loop).result()
+
+
+async def _started(path: str):
+    """The engine as a process of its own, which ends when its input does."""
+    import chess.engine
+
+    _, process = await chess.engine.popen_uci(path)
+    known = process.options
+    await process.configure({name: value for name, value in (("Threads", 1), ("Hash", 16)) if name in known})
+    return process
