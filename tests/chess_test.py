@@ -316,7 +316,8 @@ def test_another_engine_or_another_number_of_nodes_is_another_judge(root, engine
 
 def test_a_program_that_asked_an_engine_ends(engine):
     start = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
-    asks = f"from w2s_jax.tasks.chess_engine import Engine; print(Engine({engine(e2e4='cp 7')!r}, 5).centipawns({start!r}, 'e2e4'))"
+    asks = "from w2s_jax.tasks.chess_engine import Engine; "
+    asks += f"print(Engine({engine(e2e4='cp 7')!r}, 5).centipawns({start!r}, 'e2e4'))"
     done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=60)
     assert done.stdout == "7.0\n", done.stderr
 
