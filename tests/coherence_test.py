@@ -275,6 +275,7 @@ def test_orthogonal_and_equal_gradients_are_the_two_ends():
     assert (apart.cosine_lo, apart.cosine_hi) == pytest.approx((0, 0))
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     # Of n gradients of mean mu and covariance I: E|mean|^2 = |mu|^2 + width / n; as a share of E|g|^2 = |mu|^2 + width.
     n, width, mu = 40, 20, 0.5
@@ -421,6 +422,7 @@ def main():
     print(json.dumps({"gap": float(gap), "size": float(np.abs(found["1"]).max())}))
 
 
+@pytest.mark.slow
 def test_a_mesh_of_devices_gives_the_same_sketches():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -5,6 +5,7 @@ This file is its own task: the toy, in which an answer that is one too high is a
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -231,11 +232,13 @@ def test_what_is_asked_for_in_vain_is_said_before_anything_is_computed(analysis,
     assert not list((tmp_path / "store").glob("answer-*"))
 
 
-def test_a_judge_that_knows_no_letters_is_refused_with_what_to_do(models, linked, tmp_path):
+def test_a_judge_that_knows_no_letters_is_told_of_with_what_to_do_and_the_rest_is_measured(models, linked, tmp_path):
     sizes = dataclasses.replace(tiny.CONFIG, vocab_size=20)
     hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(0)), word_level(toy.make(seed=0).vocabulary())), tmp_path / "dumb")
-    with pytest.raises(ValueError, match=r"(?s)analysis.judge='.*dumb' could not be asked.*the option ' A' has no tokens"):
-        measured(models, linked, judge=str(tmp_path / "dumb"))
+    found = measured(models, linked, judge=str(tmp_path / "dumb"))
+    (note,) = found.notes
+    assert re.search(r"(?s)not judged: analysis.judge='.*dumb' could not be asked.*the option ' A' has no tokens", note)
+    assert found.easy_first and not found.better
 
 
 def test_a_run_shows_what_was_measured_of_its_last_seed(models, linked, tmp_path, capsys):

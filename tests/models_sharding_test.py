@@ -135,6 +135,7 @@ def on_eight_devices(*words) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does(tmp_path):
     lines = on_eight_devices("gaps", str(tmp_path))
     assert lines.pop("shards") == "2 8 8"

@@ -344,6 +344,7 @@ def test_a_question_without_trust_is_never_asked(lm, tmp_path, steps):
     assert asked == trusted and len(steps) == 4, "12 questions, 6 a round, twice"
 
 
+@pytest.mark.slow
 def test_a_student_on_a_packed_base_writes_what_it_is_trained_on(lm, tmp_path):
     pytest.importorskip("qwix")
     hf_io.save(lm, tmp_path / "base")
@@ -553,6 +554,7 @@ def test_what_cannot_be_taught_is_refused_in_words(lm, tmp_path, change, said):
 # ---- The path -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_target_without_gold_is_taught_and_leaves_what_was_written(tmp_path):
     config = toy.get_config("objective=grpo,target_gold=none")
     config.methods = ("naive",)

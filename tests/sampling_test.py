@@ -122,6 +122,7 @@ def test_both_log_probabilities_are_those_of_a_full_pass(lm):
     assert max(map(len, found.completion)) == 30
 
 
+@pytest.mark.slow
 def test_slots_order_company_and_cache_leave_no_trace(lm, monkeypatch):
     rng = np.random.default_rng(1)
     prompts = [rng.integers(2, 18, n).tolist() for n in (1, 30, 3, 17, 9, 2, 25, 5, 12, 1)]
@@ -230,6 +231,7 @@ def on_a_mesh(data: int, fsdp: int, tensor: int) -> list:
     return [found.completion.flat.tolist(), found.completion.length.tolist(), found.logp.flat.tolist()]
 
 
+@pytest.mark.slow
 def test_eight_devices_write_what_one_writes():
     sizes = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 1)]
     code = f"import json; from tests import sampling_test as t; print(json.dumps([t.on_a_mesh(*s) for s in {sizes}]))"

@@ -103,6 +103,7 @@ def test_label_noise_turns_that_share_of_the_training_labels_round_and_no_held_b
     assert quality[0] > 0.85 and quality[1] < 0.35  # all labels turned round: the held-back ones are not
 
 
+@pytest.mark.slow
 def test_eight_devices_fit_the_heads_that_one_does():
     code = """
 import jax, numpy as np
