@@ -216,6 +216,13 @@ def test_a_chain_that_cannot_be_is_refused_before_anything_runs(section, said, t
     assert not list((tmp_path / "store").glob("pretrain-*"))
 
 
+def test_a_chain_does_not_follow_a_row_with_demonstrations_of_its_own():
+    c = config(follow="icl_confidence")
+    c.methods += ("icl_confidence",)
+    with pytest.raises(ValueError, match="chain.follow='icl_confidence' labels after demonstrations of its own"):
+        chain.refuse(c)
+
+
 def test_slices_that_are_too_small_are_named_with_their_sizes():
     questions = tuple(Question(f"q{i}", "t", "?") for i in range(60))
     c = config()

@@ -187,6 +187,24 @@ def test_other_gold_answers_make_another_measurement(models, linked):
     assert [b.mismatches for b in before.better] != [a.mismatches for a in after.better]
 
 
+def test_lessons_in_another_order_are_told_in_that_order(models, linked):
+    root, choices, student = linked
+    one = a_run(config(models, coherence=12, sketch=64), root)
+    for methods in (("ntf", "naive"), ("naive", "ntf")):
+        assert tuple(c.method for c in mechanisms.compare_gradients(one, choices, methods, student)) == methods
+
+
+def test_another_version_of_what_grades_is_another_measurement(models, linked, monkeypatch):
+    measured(models, linked)
+    lines = []
+    measured(models, linked, lines)
+    assert not [line for line in lines if "computed" in line]
+    monkeypatch.setattr(Run, "judged_by", property(lambda self: {"judged_by": {"grader": "2"}}))
+    measured(models, linked, lines)
+    again = {line.split()[0] for line in lines if "computed" in line}
+    assert {"easy_first", "better_than_gold"} <= again
+
+
 def test_nothing_is_measured_before_every_student_is_stored(models, linked, monkeypatch, tmp_path):
     root, choices, student = linked
     opened = []
