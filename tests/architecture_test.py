@@ -36,6 +36,7 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("run",),
     ("looking",),
     ("gathering",),
+    ("relabelling",),
     ("pipeline",),  # L7
     ("chain", "planning", "grid"),  # L8
     ("analysis", "theory"),  # L9

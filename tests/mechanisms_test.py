@@ -88,13 +88,13 @@ def test_each_trust_function_is_compared_with_each_difficulty_that_is_known(mode
         (method, name) for method in ("naive", "ntf", "shuffled") for name in ("task", "teacher")
     ]
     choice = linked[1]["ntf"]
-    answers, task = choice.unlabelled.answers, make(seed=0)
+    answers, task = choice.offer.unlabelled.answers, make(seed=0)
     level = np.array([float(i.split()[3]) for i in answers.question_id])
     gold = {q.id: final for q, (_, final) in zip(task.questions("target"), task.rows["target"], strict=True)}
     right = np.array([final == gold[i] for i, final in zip(answers.question_id, answers.final, strict=True)])
     weight = np.isin(np.arange(60), choice.chosen.value.row)
-    for name, hard in (("task", level), ("teacher", -choice.unlabelled.extra["answer_logp"])):
-        wanted = easy_first.measure(choice.scores.value, hard, right, weight, answers.question_id)
+    for name, hard in (("task", level), ("teacher", -choice.offer.unlabelled.extra["answer_logp"])):
+        wanted = easy_first.measure(choice.offer.score, hard, right, weight, answers.question_id)
         told = next(one for one in found if (one.method, one.difficulty) == ("ntf", name))
         assert (told.n, told.rho, told.auc) == (60, wanted.rho, wanted.auc)
         assert told.mean_selected == pytest.approx(hard[weight].mean()) != told.mean_all

@@ -1,10 +1,10 @@
 """One link: one teacher, one student, every method. The story of the project, stage by stage, and its gold door.
 
-    ask -> answer -> observe -> gather -> calibrate -> trust -> select -> teach -> score -> recover -> audit
+    ask -> answer -> observe -> gather -> calibrate -> trust (-> relabel) -> select -> teach -> score -> recover -> audit
 
 This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed), `gathering` (what else
-trust functions ask for) and `run` (what all stages share), which read the config as it does; what they call takes plain keyword
-arguments.
+trust functions ask for), `relabelling` (labels in place of the teacher's) and `run` (what all stages share), which read the
+config as it does; what they call takes plain keyword arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, the oracle, the
 same-purity control); the report marks them. Every stage goes through the store, so that methods share what they have in common.
 
@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, scoring, selection
+from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, relabelling, scoring, selection
 from w2s_jax.looking import Looked, answer, ask, look, shown_to
 from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
@@ -50,7 +50,7 @@ from w2s_jax.tasks.roles import Demonstrations, leave_out, refuse_overlap
 from w2s_jax.trust import artefact, controls
 from w2s_jax.types import Answers, Audit, Gold, Lesson, Question, Score, Selection
 
-VERSION = "2"
+VERSION = "3"
 COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
 
 # ---- The link --------------------------------------------------------------------------------------------------------
@@ -76,21 +76,54 @@ class Linked:
 
 
 @dataclasses.dataclass(frozen=True)
+class Offer:
+    """The labels of the target that a method chooses from, R rows.
+
+    Attributes:
+        scores: the stored trust scores of the teacher's own labels.
+        unlabelled: these labels, as the teacher gave them to this method.
+        relabelled: the stored `Relabelled` that takes their place, or None.
+    """
+
+    scores: Stored
+    unlabelled: Looked
+    relabelled: Stored | None = None
+
+    @property
+    def stored(self) -> Stored:
+        """Where the scores that the selection goes by come from."""
+        return self.relabelled or self.scores
+
+    @property
+    def answers(self) -> Answers:
+        return self.relabelled.value.answers if self.relabelled else self.unlabelled.answers
+
+    @property
+    def score(self) -> np.ndarray:
+        """f32[R]."""
+        return self.relabelled.value.score if self.relabelled else self.scores.value
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """R words, see `types.Selection`."""
+        return self.relabelled.value.origin if self.relabelled else ("weak",) * len(self.answers)
+
+
+@dataclasses.dataclass(frozen=True)
 class Choice:
     """What one method chose.
 
     Attributes:
         row: of the config's table.
         target: the questions that were to choose from.
-        unlabelled: their weak labels, as the teacher gave them to this row.
-        scores, chosen, taught: the stored trust scores, selection and student.
+        offer: the labels that there were, and the trust in them.
+        chosen, taught: the stored selection and student.
         shown: the demonstrations that students are shown.
     """
 
     row: Row
     target: tuple[Question, ...]
-    unlabelled: Looked
-    scores: Stored
+    offer: "Offer"
     chosen: Stored
     taught: Stored
     shown: Demonstrations
@@ -103,6 +136,7 @@ def link(
     *,
     generation: int = 0,
     asked: Mapping[str, Sequence[Question]] | None = None,
+    relabellers: Mapping[str, relabelling.Relabeller] = relabelling.RELABELLERS,
 ) -> Linked:
     """Runs every stage for every method of the config.
 
@@ -111,6 +145,7 @@ def link(
         teacher, student: the models.
         generation: place in a chain.
         asked: the questions of a role, where these are not all that the task has.
+        relabellers: what a row's `relabel` may name.
 
     Returns:
         What was measured, and what was made for it. Methods that need the target's gold are left out where it has none.
@@ -120,6 +155,7 @@ def link(
     """
     rows = check(run.config)
     gathering.prepare(run, rows)
+    relabelling.prepare(run, rows, relabellers)
     if student.adapter and run.config.student.quantise:
         raise ValueError(
             f"{student.adapter} is an adapter, whose base cannot be quantised too: merge it with PEFT (merge_and_unload) and "
@@ -144,6 +180,7 @@ def link(
     fitted: dict[str, Stored] = {}
     scores: dict[str, Stored] = {}
     certified: dict[str, Stored] = {}
+    offers: dict[str, Offer] = {}
     chosen: dict[str, Stored] = {}
     taught: dict[str, Stored] = {}
     matched = [row for row in rows if row.matches]  # to the selection of another row, which is made before
@@ -159,10 +196,21 @@ def link(
         part = parts.get(row.shots) if row.holds_back else None
         fitted[row.method] = calibrate(run, row, seen.labelled, seen.correct, teacher, part)
         scores[row.method] = trust(run, row, fitted[row.method], seen.unlabelled, given)
+        relabelled = None
+        if row.relabel:
+            relabelled = relabellers[row.relabel](
+                run,
+                relabelling.Labels(seen.labelled, seen.correct, seen.unlabelled, scores[row.method]),
+                teacher=teacher,
+                student=student,
+                shown=student_shown,
+                grade=Ref(gold["source"].grade, digest(gold["source"])),
+                **row.relabel_args,
+            )
+        offers[row.method] = Offer(scores[row.method], seen.unlabelled, relabelled)
 
     def selected(row: Row, num_taught: int | None) -> Stored:
-        answers = labellings[row.shots].unlabelled.answers
-        return select(run, row, scores[row.method], target, answers, num_taught, certified.get(row.method))
+        return select(run, row, offers[row.method], target, num_taught, certified.get(row.method))
 
     for row in others:
         believed(row, {})
@@ -178,6 +226,8 @@ def link(
         chosen[row.method] = selected(row, len(chosen[row.matches].value.row))
     for row in rows:
         lesson = compose(chosen[row.method].value, target, gold["target"] if row.labels == "gold" else None)
+        if row.labels == "weak":
+            lesson = soften(lesson, chosen[row.method].value, offers[row.method], run.config.student.soft_labels)
         taught[row.method] = teach(run, row.method, student, lesson, student_shown)
 
     graded = functools.partial(score, run, test, gold["test"])
@@ -198,10 +248,9 @@ def link(
             row.method: audit(
                 run,
                 row,
-                scores[row.method],
+                offers[row.method],
                 chosen[row.method],
                 taught[row.method],
-                labellings[row.shots].unlabelled,
                 target,
                 gold["target"],
             )
@@ -215,8 +264,7 @@ def link(
         row.method: Choice(
             row,
             tuple(target),
-            labellings[row.shots].unlabelled,
-            scores[row.method],
+            offers[row.method],
             chosen[row.method],
             taught[row.method],
             student_shown,
@@ -544,9 +592,8 @@ def certify(
 def select(
     run: Run,
     row: Row,
-    scores: Stored,
+    offer: Offer,
     questions: Sequence[Question],
-    answers: Answers,
     num_taught: int | None,
     certified: Stored | None = None,
 ) -> Stored:
@@ -564,16 +611,21 @@ def select(
     else:
         amounts = {name: section[name] for name in wanted if name in section}
         if "classes" in wanted:
-            amounts["classes"] = selection.classes(questions, answers, section.balance)
+            amounts["classes"] = selection.classes(questions, offer.answers, section.balance)
         if "certificate" in wanted:
             amounts["certificate"] = certified.value
+
+    def fn(work, **inputs):
+        chosen = rule(offer.score, offer.answers, **amounts)
+        return dataclasses.replace(chosen, origin=tuple(offer.origin[r] for r in chosen.row))
+
     return run.stage(
         "select",
-        lambda work, **inputs: rule(scores.value, answers, **amounts),
+        fn,
         code=("w2s_jax.selection",),
         label=f"select {row.method}",
-        scores=scores,
-        answers=answers,
+        scores=offer.stored,
+        answers=offer.answers,
         rule=rule.__name__,
         amounts=amounts,
     )
@@ -588,6 +640,30 @@ def compose(chosen: Selection, questions: Sequence[Question], gold: Gold | None)
         texts = tuple(final[i] for i in answers.question_id)
         answers = Answers(answers.question_id, texts, texts)
     return Lesson(tuple(of[i] for i in answers.question_id), answers, chosen.weight)
+
+
+def soften(lesson: Lesson, chosen: Selection, offer: Offer, soft_labels: bool) -> Lesson:
+    """A lesson of weak labels with the soft ones that there are: a relabeller's, or (`soft_labels`) the teacher's own.
+
+    Raises:
+        ValueError: the teacher's probabilities are asked for, and its answers are free.
+    """
+    target = experts = None
+    if offer.relabelled:
+        target, experts = offer.relabelled.value.target, offer.relabelled.value.experts
+    elif soft_labels:
+        if "option_logp" not in offer.unlabelled.extra:
+            raise ValueError(
+                "student.soft_labels=True: soft labels are probabilities of options, and these questions have none; set it to "
+                "False in the config"
+            )
+        target = np.exp(offer.unlabelled.extra["option_logp"])
+    row = chosen.row
+    return dataclasses.replace(
+        lesson,
+        target=None if target is None else target[row],
+        experts=None if experts is None else experts[row],
+    )
 
 
 # ---- 7 teach ---------------------------------------------------------------------------------------------------------
@@ -690,14 +766,13 @@ def score(
 def audit(
     run: Run,
     row: Row,
-    scores: Stored,
+    offer: Offer,
     chosen: Stored,
     taught: Stored | None,
-    unlabelled: Looked,
     questions: Sequence[Question],
     gold: Gold | None,
 ) -> Audit:
-    """How good trust and selection really were, after the fact.
+    """How good trust and selection really were, after the fact; of relabelled rows, those that were not dropped.
 
     Raises:
         ValueError: the student has not been stored yet.
@@ -709,24 +784,28 @@ def audit(
         )
 
     group = {q.id: q.group or q.id for q in questions}
-    cluster = tuple(group[i] for i in unlabelled.answers.question_id)
+    there = np.arange(len(offer.answers))
+    if offer.relabelled:
+        there = np.flatnonzero([final != "" for final in offer.answers.final])
+    cluster = tuple(group[offer.answers.question_id[r]] for r in there)
 
     def fn(work, **inputs):
-        selected = chosen.value
+        selected, score = chosen.value, offer.score[there]
+        rows = np.searchsorted(there, selected.row)
         if gold is None:
-            return metrics.audit(scores.value, None, selected.row)
-        right = np.ones(len(selected.row), bool) if row.labels == "gold" else gold.grade(selected.answers)
-        return metrics.audit(scores.value, gold.grade(unlabelled.answers), selected.row, taught=right, cluster=cluster)
+            return metrics.audit(score, None, rows)
+        right = np.ones(len(rows), bool) if row.labels == "gold" else gold.grade(selected.answers)
+        return metrics.audit(score, gold.grade(offer.answers[there]), rows, taught=right, cluster=cluster)
 
     return run.stage(
         "audit",
         fn,
         code=("w2s_jax.metrics", *plugins.source_words("task", run.config.tasks.name)),
         label=f"audit {row.method}",
-        scores=scores,
+        scores=offer.stored,
         chosen=chosen,
         taught=taught,
-        answered=unlabelled.answered,
+        answered=offer.unlabelled.answered,
         cluster=cluster,
         labels=row.labels,
         gold=Ref(gold, digest(gold)),

@@ -38,6 +38,7 @@ class Row:
         flipped: fit it on the source's labels turned round, right for wrong: a control whose order should be the reverse.
         holds_back: whether it is fitted without the source questions that a certificate is made on.
         shots: demonstrations that the teacher is shown when it labels for this row; None = as its section says.
+        relabel, relabel_args: what replaces the teacher's labels before any are selected ("" = nothing), and its keywords.
     """
 
     method: str
@@ -50,6 +51,8 @@ class Row:
     flipped: bool = False
     holds_back: bool = False
     shots: int | None = None
+    relabel: str = ""
+    relabel_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -177,6 +180,12 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
             f"method {row.method!r} is matched to the selection of {row.matches!r}: allowed are {', '.join(made) or 'none'}; "
             f"add {row.matches!r} to methods, take {row.method!r} out, or change method.{row.method}.args.of in the config"
         )
+    relabelled = {row.method for row in rows if row.relabel}
+    if lost := [row for row in rows if row.matches in relabelled or (row.relabel and row.matches)]:
+        raise ValueError(
+            f"method {lost[0].method!r} is matched to the selection of {lost[0].matches!r}: allowed are rows whose labels are "
+            f"the teacher's own (relabelled are {', '.join(sorted(relabelled))}); take it out of methods in the config"
+        )
     if config.select.rule == "certified" and not any(row.leads for row in rows):
         raise ValueError(
             f"select.rule='certified' is for the row that uses trust.name, and methods={config.methods!r} has none: add 'ntf' "
@@ -199,6 +208,11 @@ def method_row(config: ConfigDict, method: str) -> Row:
     section = config.method[method]
     if section.labels not in ("weak", "gold"):
         raise ValueError(f"method.{method}.labels={section.labels!r}: allowed are 'weak' and 'gold'; change it in the config")
+    if section.relabel and section.labels == "gold":
+        raise ValueError(
+            f"method.{method}.relabel={section.relabel!r}: it replaces weak labels, and method.{method}.labels is 'gold'; set "
+            "one of the two to its default in the config"
+        )
     if section.shots < -1:
         raise ValueError(
             f"method.{method}.shots={section.shots}: allowed are 0 or more, and -1 for teacher.shots; change it in the config"
@@ -226,10 +240,12 @@ def method_row(config: ConfigDict, method: str) -> Row:
         section.labels,
         section.everything,
         reused="" if section.flipped else reused,
-        leads=not section.trust and section.labels == "weak" and not section.flipped,
+        leads=not (section.trust or section.labels != "weak" or section.flipped or section.relabel),
         flipped=section.flipped,
         holds_back=not section.trust and config.select.rule == "certified",
         shots=None if section.shots < 0 else section.shots,
+        relabel=section.relabel,
+        relabel_args=keywords_of(config.relabel, section.relabel),
     )
 
 

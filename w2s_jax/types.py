@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import numpy as np
 
-VERSION = "3"
+VERSION = "4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +232,27 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
+class Relabelled:
+    """Labels of the target in place of the teacher's own, row for row; selection goes by them.
+
+    Attributes:
+        answers: R answers; `final` is "" where a row is to be dropped.
+        origin: R words of {"weak", "self", "smoothed"}: whose labels they are.
+        score: f32[R] in [0, 1], how sure it is that they are right.
+        target: f32[R, O] soft labels over each question's options, or None.
+        experts: f32[R, T, O], the soft labels of each of T teachers, or None.
+        found: what came up on the way and is looked at afterwards, by name: arrays with R rows, and numbers.
+    """
+
+    answers: Answers
+    origin: tuple[str, ...]
+    score: np.ndarray
+    target: np.ndarray | None = None
+    experts: np.ndarray | None = None
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Certificate:
     """How pure the selection of a trust function is at least, from labelled questions that nothing was fitted on.
 
@@ -261,12 +282,14 @@ class Lesson:
         answers: K answers to learn.
         weight: f32[K] in [0, 1].
         target: f32[K, O] soft labels over each question's options, or None.
+        experts: f32[K, T, O], the soft labels of each of T teachers, or None.
     """
 
     questions: tuple[Question, ...]
     answers: Answers
     weight: np.ndarray
     target: np.ndarray | None = None
+    experts: np.ndarray | None = None
 
 
 @flax.struct.dataclass

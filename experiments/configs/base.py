@@ -49,6 +49,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.trust[word] = ConfigDict(keywords("trust", word))
     c.trust.ensemble = ConfigDict({**keywords("trust", "ensemble"), **keywords("trust", "neural")})  # of neural heads
 
+    # 5 relabel: for rows that name one, see w2s_jax/relabelling.py
+    c.relabel = ConfigDict()
+
     # 6 select
     c.select = ConfigDict()
     c.select.rule = "top_n"  # top_n, fraction, threshold, weights, balanced, certified
@@ -68,6 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.student = model("", style="letter")
     c.student.quantise = ""  # "int8" or "nf4": the frozen base is taught in fewer bits (LoRA; pip install 'w2s_jax[quant]')
     c.student.objective = "sft"
+    c.student.soft_labels = False  # teach the teacher's probabilities of the options; for objectives that learn from them
     for word in ("sft", "grpo"):
         c.student[word] = ConfigDict(keywords("objective", word))
     c.student.training = training()
@@ -202,7 +206,14 @@ def pretraining(corpus: str) -> ConfigDict:
 
 
 def row(
-    trust: str, *, labels: str = "weak", everything: bool = False, flipped: bool = False, shots: int = -1, **args
+    trust: str,
+    *,
+    labels: str = "weak",
+    everything: bool = False,
+    flipped: bool = False,
+    shots: int = -1,
+    relabel: str = "",
+    **args,
 ) -> ConfigDict:
     """A row of the table.
 
@@ -212,9 +223,10 @@ def row(
         everything: teach all answered questions, whatever `select` says.
         flipped: fit the trust function on the source's labels turned round, right for wrong.
         shots: demonstrations that the teacher is shown when it labels for this row; -1 = `teacher.shots`.
+        relabel: what replaces the teacher's labels before any are selected, a section of `relabel`; "" = nothing.
         **args: keywords of the trust function, over those of its section.
     """
-    how = {"labels": labels, "everything": everything, "flipped": flipped, "shots": shots}
+    how = {"labels": labels, "everything": everything, "flipped": flipped, "shots": shots, "relabel": relabel}
     return ConfigDict({"trust": trust, **how, "args": args})
 
 

@@ -111,7 +111,7 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
 def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, student: Model) -> list[EasyFirst]:
     """A method's trust beside each difficulty of its weak labels."""
     one = choices[method]
-    known, answers = difficulties(run, one, student), one.unlabelled.answers
+    known, answers = difficulties(run, one, student), one.offer.answers
     group = groups(one)
 
     def fn(work, *, gold: Gold | None, **inputs):
@@ -120,7 +120,7 @@ def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, stu
         weight[one.chosen.value.row] = one.chosen.value.weight
         return [
             dataclasses.asdict(
-                easy_first.measure(one.scores.value, hard, correct, weight, group, method=method, name=difficulty)
+                easy_first.measure(one.offer.score, hard, correct, weight, group, method=method, name=difficulty)
             )
             for difficulty, hard in known.items()
         ]
@@ -133,8 +133,8 @@ def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, stu
         label=f"easy_first {method}",
         code=("w2s_jax.analysis.easy_first",),
         alone=True,
-        answered=one.unlabelled.answered,
-        scores=one.scores,
+        answered=one.offer.unlabelled.answered,
+        scores=one.offer.stored,
         chosen=one.chosen,
         difficulty=known,
         group=group,
@@ -149,7 +149,7 @@ def difficulties(run: Run, one: Choice, student: Model) -> dict[str, np.ndarray]
     -log p is a model's, nats for each token of the label: of the teacher, who gave it, and (with `analysis.student`) of the
     student before it was taught.
     """
-    looked = one.unlabelled
+    looked = one.offer.unlabelled
     found = {"task": easy_first.own(one.target, looked.answers.question_id)}
     if not np.isfinite(found["task"]).any():
         found = {}
@@ -167,7 +167,7 @@ def difficulties(run: Run, one: Choice, student: Model) -> dict[str, np.ndarray]
 
 def groups(one: Choice) -> tuple[str, ...]:
     of = {q.id: q.group or q.id for q in one.target}
-    return tuple(of[i] for i in one.unlabelled.answers.question_id)
+    return tuple(of[i] for i in one.offer.answers.question_id)
 
 
 # ---- Better than gold ------------------------------------------------------------------------------------------------
