@@ -52,6 +52,21 @@ class Looked:
         return Evidence(self.answers, x, {**self.extra, **(given or {})})
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelling:
+    """What a row is fitted and judged on: source and target as the teacher labels them after some number of demonstrations.
+
+    Attributes:
+        labelled: the source without its demonstrations.
+        correct: bool[R], which of its labels are right.
+        unlabelled: the target.
+    """
+
+    labelled: Looked
+    correct: np.ndarray
+    unlabelled: Looked
+
+
 def ask(task: Task, role: str) -> tuple[Question, ...]:
     """The questions of a role."""
     questions = task.questions(role)

@@ -25,7 +25,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, relabelling, scoring, selection
-from w2s_jax.looking import Looked, answer, ask, look, shown_to
+from w2s_jax.looking import Labelling, Looked, answer, ask, look, shown_to
 from w2s_jax.models import hf_io, peft_io
 from w2s_jax.packing import Shape
 from w2s_jax.run import ROLES, Model, Run
@@ -200,7 +200,8 @@ def link(
         if row.relabel:
             relabelled = relabellers[row.relabel](
                 run,
-                relabelling.Labels(seen.labelled, seen.correct, seen.unlabelled, scores[row.method]),
+                seen,
+                scores[row.method],
                 teacher=teacher,
                 student=student,
                 shown=student_shown,
@@ -310,21 +311,6 @@ def believe(
     """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
     given = gather(row, looked, None, scores or {}) | gathering.gather(run, teacher, [looked], row.asks)[0]
     return trust(run, row, fitted, looked, given)
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelling:
-    """What a row is fitted and judged on: source and target as the teacher labels them after some number of demonstrations.
-
-    Attributes:
-        labelled: the source without its demonstrations.
-        correct: bool[R], which of its labels are right.
-        unlabelled: the target.
-    """
-
-    labelled: Looked
-    correct: np.ndarray
-    unlabelled: Looked
 
 
 def label(
