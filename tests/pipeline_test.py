@@ -220,7 +220,9 @@ def test_every_row_of_a_balanced_run_takes_as_many_labels_of_each_class(tmp_path
     final = tuple(rng.choice(list("012"), 60, p=[0.6, 0.3, 0.1]).tolist())
     answers = Answers(tuple(q.id for q in questions), final, final)
     for row in check(config):
-        found = pipeline.select(one, row, Ref(rng.random(60).astype(np.float32), row.method), questions, answers, 12).value
+        seen = Looked(Ref({"answers": answers, "extra": {}}, "answered"), None)
+        offer = pipeline.Offer(Ref(rng.random(60).astype(np.float32), row.method), seen)
+        found = pipeline.select(one, row, offer, questions, 12).value
         counts = [found.answers.final.count(digit) for digit in "012"]
         assert sum(counts) == 12 and (counts == [4, 4, 4]) == (row.method != "difficulty_matched"), row.method
 
@@ -420,7 +422,7 @@ def test_more_rows_compile_no_new_program(finished, tmp_path):
 def test_audit_refuses_to_look_before_the_student_is_stored(finished, tmp_path):
     one = Run(toy.get_config(), 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
     with pytest.raises(ValueError, match="audit ntf: the student has not been stored"):
-        pipeline.audit(one, method_row(one.config, "ntf"), None, None, None, None, (), None)
+        pipeline.audit(one, method_row(one.config, "ntf"), None, None, None, (), None)
 
 
 def free(**teacher):

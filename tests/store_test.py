@@ -30,6 +30,7 @@ from w2s_jax.types import (
     Question,
     Ragged,
     Recovery,
+    Relabelled,
     Rollout,
     Score,
     Selection,
@@ -47,7 +48,8 @@ EXAMPLES = {
     Rollout: Rollout(RAGGED, RAGGED, Ragged.of([[-0.5, -np.inf], [], [0]], np.float32)),
     Evidence: Evidence(ANSWERS, np.arange(12, dtype=np.float32).reshape(2, 2, 3), {"option_logp": F32}),
     Selection: Selection(np.array([1], np.int32), F32[:1], F32, ANSWERS[[1]], ("weak",)),
-    Lesson: Lesson((QUESTION,), ANSWERS[[0]], F32[:1], None),
+    Relabelled: Relabelled(ANSWERS, ("weak", "self"), F32, None, F32[:, None, None], {"p_ik": F32, "gamma": 0.5}),
+    Lesson: Lesson((QUESTION,), ANSWERS[[0]], F32[:1], None, F32[:1, None, None]),
     Score: Score(("q1", "q2"), ("", "g"), ("arc", "arc"), np.array([True, False])),
     Audit: Audit(
         0.5, None, float("nan"), 1.0, (0.4, 0.6), None, np.zeros((2, 3)), np.zeros((0, 3)), np.ones((1, 3)), "all labels right"
