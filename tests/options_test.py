@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from tests import tiny, toy
-from w2s_jax import choosing, settings
-from w2s_jax.models import decoder
+from w2s_jax import choosing, pipeline, settings
+from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.likelihood import option_logp, token_logp
+from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
+from w2s_jax.run import Run, find_model
+from w2s_jax.store import Store
 from w2s_jax.student import OverOptions, auxiliary_confidence, confidence_weighted, grpo, options, raven, sft, soft, trainer
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.types import Answers, Lesson, Question
+from w2s_jax.types import LM, Answers, Lesson, Question
 
 SHAPE = Shape(row_length=32, batch_rows=1, max_segments=4)  # a pass ends with a batch
 ADAMW = trainer.Optimizer(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
@@ -213,6 +216,27 @@ def test_the_student_comes_to_believe_the_labels(lm, tmp_path):
     training = dataclasses.replace(FULL, epochs=12.0)
     teach(lm, sharp, AUXILIARY, tmp_path, training, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_run_teaches_the_teachers_probabilities_by_one_word_and_its_gold_row_hard_labels(tmp_path, monkeypatch):
+    words = word_level(toy.make(seed=0).vocabulary())
+    sizes = dataclasses.replace(tiny.CONFIG, vocab_size=words.vocab_size)
+    config = toy.get_config("objective=auxiliary_confidence")
+    config.methods, config.student.soft_labels = ("naive", "gold"), True
+    for seed, section in enumerate((config.teacher, config.student)):
+        section.model = str(tmp_path / f"model {seed}")  # untrained, to save the time
+        hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(seed)), words), tmp_path / f"model {seed}")
+    lessons, told, original = [], [], trainer.teach
+    monkeypatch.setattr(
+        trainer, "teach", lambda lm, lesson, *a, **k: (lessons.append(lesson), original(lm, lesson, *a, **k))[1]
+    )
+    run = Run(config, 0, Store(tmp_path / "store"), lambda *metrics: told.append(metrics[-1]))
+    trial = pipeline.link(run, *(find_model(run, section.model) for section in (config.teacher, config.student))).trial
+    naive, gold = lessons
+    assert naive.target.shape == (20, 5) and np.allclose(naive.target.sum(1), 1, atol=1e-5) and naive.target.max() < 1
+    assert gold.target is None and set(trial.trained) == {"naive", "gold"} and trial.objective == "auxiliary_confidence"
+    share = [metrics["own_share"] for metrics in told]
+    assert min(share) == 0 and max(share) == pytest.approx(0.5)
 
 
 # ---- Refusals ----------------------------------------------------------------------------------------------------------

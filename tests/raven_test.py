@@ -1,15 +1,14 @@
-"""Weights of several teachers, learnt with the student: they stay on the simplex, wait for the warm start, find the good one."""
+"""Weights of several teachers, learnt with the student: they wait for the warm start, find the good one, add up to 1."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
 import pytest
 
 from tests import tiny
-from tests.soft_labels_test import FOURS, is_that_of, lesson_of, parts, probability, world
-from tests.trainer_test import leaves, same
+from tests.soft_labels_test import FOURS, is_that_of, parts, probability, world
+from tests.trainer_test import same
 from w2s_jax.packing import Shape
 from w2s_jax.student import raven, trainer
 from w2s_jax.tasks.asking import Asking
@@ -86,30 +85,79 @@ def first_moved(told):
     return next(step for step, metrics in enumerate(told) if metrics["w_0"] != told[0]["w_0"])
 
 
-def given(seed=0):
-    """A world with the soft labels of three teachers, and what a batch says of them."""
-    score, _, weight, real = world(FOURS, seed)
-    experts = np.stack([world(FOURS, seed + t)[1] for t in (1, 2, 3)], axis=1)
+# ---- The loss is its formula -------------------------------------------------------------------------------------------
+
+
+def at(objective, progress, u=(0.3, -0.2, 0.1), prior=(0.5, 0.25, 0.25)):
+    """What a step computes of a batch with three teachers, and all that it depends on."""
+    score, _, weight, real = world(FOURS)
+    experts = np.stack([world(FOURS, seed)[1] for seed in (1, 2, 3)], axis=1)
     choice = experts.argmax(-1)
-    agreed = (choice == choice[:, :1]).all(1) & (weight > 0)
-    return score, weight, real, experts, agreed.astype(float)
-
-
-def at(objective, progress, u=None, prior=(0.5, 0.25, 0.25)):
-    """The parts of a step's loss, and the gradient in u."""
-    score, weight, real, experts, agreed = given()
-    u = np.zeros(3, np.float32) if u is None else np.asarray(u, np.float32)
-    found = {}
-
-    def total(u):
-        held = dataclasses.replace(objective)
-        object.__setattr__(held, "init", lambda key: {"teachers": {"bias": u}})
-        found["parts"] = parts_of(held, score, weight, real, experts, agreed, prior, progress)
-        return found["parts"]
-
-    return total(u), (score, weight, real, experts, agreed)
-
-
-def parts_of(objective, score, weight, real, experts, agreed, prior, progress):
+    agreed = ((choice == choice[:, :1]).all(1) & (weight > 0)).astype(float)
+    own = {"teachers": {"bias": np.asarray(u, np.float32)}}
     more = {"experts": experts, "agreed": agreed, "prior": np.array(prior)}
-    return parts(objective, score, np.zeros_like(score), weight, real, progress, **more)
+    found = parts(objective, score, np.zeros_like(score), weight, real, progress, own, **more)
+    return found, np.asarray(found[4]["teachers"]["bias"]), (score, weight, real, experts, agreed)
+
+
+def mixture(u, prior, pace):
+    v = np.array(prior) * np.exp(pace * np.array(u))
+    return v / v.sum()
+
+
+def test_the_loss_is_cross_entropy_with_the_weighted_mixture_of_the_teachers():
+    found, gradient, (score, weight, real, experts, _) = at(raven.make(teachers=3, warm=0.1, pace=4.0), 0.5)
+    v = mixture((0.3, -0.2, 0.1), (0.5, 0.25, 0.25), 4.0)
+    target = np.einsum("t,kto->ko", v, experts)
+    is_that_of(found, target, weight, score, real)
+    assert [found[2][f"w_{t}"] for t in range(3)] == pytest.approx(v, rel=1e-5)
+    cost = -(weight[:, None, None] * experts * np.log(np.where(real, probability(score, real), 1))[:, None]).sum((0, 2))
+    np.testing.assert_allclose(gradient, v * (cost - (v * cost).sum()), rtol=1e-4)  # that of log-weights, whatever the pace
+
+
+def test_in_the_warm_start_weights_have_no_gradient_and_disputed_questions_do_not_count():
+    objective = raven.make(teachers=3, warm=0.5, pace=4.0)
+    found, gradient, (score, weight, real, experts, agreed) = at(objective, 0.49)
+    assert 0 < agreed.sum() < (weight > 0).sum() and (gradient == 0).all()
+    target = np.einsum("t,kto->ko", mixture((0.3, -0.2, 0.1), (0.5, 0.25, 0.25), 4.0), experts)
+    is_that_of(found, target, weight * agreed, score, real)
+    assert (at(objective, 0.5)[1] != 0).all()
+
+
+def test_unsure_teachers_begin_with_less_weight_if_asked_for():
+    lesson = planted(8)
+    experts = lesson.experts.copy()
+    experts[:, 1] = 0.5
+    sure = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    wanted = np.array([1 / sure, 1 / np.log(2), 1 / sure])
+    for init, share in (("entropy", wanted / wanted.sum()), ("uniform", np.full(3, 1 / 3))):
+        plan = raven.make(teachers=3, init=init).plan(
+            dataclasses.replace(lesson, experts=experts), asked, Shape(32, 2, 6), jax.random.key(0), shared=True
+        )
+        np.testing.assert_allclose(plan.batch(0).extra["prior"], np.tile(share, (2, 1)), rtol=1e-5)
+    certain = np.eye(2)[np.zeros((8, 3), int)]
+    assert np.isfinite(raven.by_entropy(certain)).all()
+
+
+def asked(question):
+    return Asking(tiny.lm().tokenizer, "direct", False, 64).ask(question)
+
+
+def test_teachers_without_labels_of_their_own_say_what_the_lesson_says():
+    lesson = dataclasses.replace(planted(8), experts=None)
+    columns = raven.make(teachers=3).columns(lesson)
+    assert columns["experts"].shape == (8, 3, 4) and (columns["experts"] == columns["target"][:, None]).all()
+    assert (columns["agreed"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "teachers, change, said",
+    [
+        (2, {}, r"shape \(8, 3, 2\).*student.raven.teachers=2"),
+        (3, {"experts": np.full((8, 3, 2), 0.4, np.float32)}, "experts of question 'q0'.*add up to 1"),
+        (3, {"experts": np.tile(np.eye(2, dtype=np.float32)[[0, 1, 1]], (8, 1, 1))}, "warm=0.1.*3 teachers agree on none of 8"),
+    ],
+)
+def test_labels_of_other_teachers_or_of_none_that_agree_are_refused(teachers, change, said):
+    with pytest.raises(ValueError, match=said):
+        raven.make(teachers=teachers).columns(dataclasses.replace(planted(8), **change))

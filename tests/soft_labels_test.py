@@ -29,25 +29,27 @@ def probability(score, real):
     return top / np.maximum(top.sum(1, keepdims=True), 1e-300)
 
 
-def parts(objective, score, label, weight, real, progress=0.5, **more):
-    """Sum, denominator, metrics and the gradient in the scores, as a step computes them."""
+def parts(objective, score, label, weight, real, progress=0.5, own=None, **more):
+    """Sum, denominator, metrics and the gradients in scores and own parameters, as a step computes them."""
+    own = objective.init(jax.random.key(0)) if own is None else own
     extra = {"target": label, "weight": weight, "scale": real, **more}
     extra = {name: jnp.asarray(np.asarray(value, np.float32)[None]) for name, value in extra.items()}
     token = jnp.zeros((1, 4), jnp.int32)
     batch = Batch(token, token, token, extra=extra | {"progress": jnp.full(1, progress, jnp.float32)})
 
-    def total(score):
+    def total(score, own):
         logp = jnp.where(real, jax.nn.log_softmax(jnp.where(real, score, -1e30)), 0.0)
-        found = objective.loss({"option_logp": logp}, objective.init(jax.random.key(0)), batch)
+        found = objective.loss({"option_logp": logp}, own, batch)
         return found[0], found
 
-    (_, found), gradient = jax.value_and_grad(total, has_aux=True)(jnp.asarray(score, jnp.float32))
-    return float(found[0]), float(found[1]), {name: float(value) for name, value in found[2].items()}, np.asarray(gradient)
+    (_, found), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(jnp.asarray(score, jnp.float32), own)
+    metrics = {name: float(value) for name, value in found[2].items()}
+    return float(found[0]), float(found[1]), metrics, np.asarray(gradients[0]), gradients[1]
 
 
 def is_that_of(found, target, weight, score, real):
     """Whether sum, denominator and gradient are those of cross-entropy with a target that is held fixed."""
-    total, denominator, _, gradient = found
+    total, denominator, _, gradient, _ = found
     p = probability(score, real)
     assert total == pytest.approx(-(weight * (target * np.log(np.where(real, p, 1.0))).sum(1)).sum(), rel=1e-4)
     assert denominator == pytest.approx(weight.sum(), rel=1e-5)
