@@ -76,7 +76,6 @@ def test_adaptive_mixes_by_the_exponentials_of_both_cross_entropies_and_they_hav
     p = probability(score, real)
     to_own, to_label = (-np.log(np.where(p > 0, p, 1)[np.arange(len(p)), choice.argmax(1)]) for choice in (p, label))
     a = np.exp(to_own) / (np.exp(to_own) + np.exp(to_label))
-    # The paper's a: large where the label is improbable. Here e^CE(p, argmax p) stands above the line.
     target = (1 - a)[:, None] * label + a[:, None] * one_hot(p)
     found = parts(adaptive.make(), score, label, weight, real)
     is_that_of(found, target, weight, score, real)
