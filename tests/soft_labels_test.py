@@ -196,7 +196,11 @@ def test_the_weighted_quantile_is_the_plain_one_where_weights_are_equal_and_coun
         found = auxiliary_confidence.quantile(jnp.asarray(x), jnp.full(9, 0.3), jnp.float32(share))
         assert float(found) == pytest.approx(np.quantile(x, share), abs=1e-5)
     heavy = np.where(x == x.max(), 20.0, 1.0)
-    assert float(auxiliary_confidence.quantile(jnp.asarray(x), jnp.asarray(heavy), jnp.float32(0.7))) > np.quantile(x, 0.7)
+    found, turned = (
+        float(auxiliary_confidence.quantile(jnp.asarray(side), jnp.asarray(heavy), jnp.float32(share)))
+        for side, share in ((x, 0.7), (-x, 0.3))
+    )
+    assert found > np.quantile(x, 0.7) and turned == pytest.approx(-found, rel=1e-5)
 
 
 def test_a_lesson_of_hard_labels_is_one_at_the_taught_answer():
