@@ -167,6 +167,16 @@ def test_without_a_gold_row_the_gold_lesson_is_made_and_not_shown(models, linked
     assert not found.better and found.notes == ("labels that differ from gold were not judged: no gold to differ from",)
 
 
+def test_a_student_of_another_loss_is_told_whose_gradients_were_compared(models, linked, monkeypatch):
+    root, choices, student = linked
+    monkeypatch.setattr(mechanisms, "compare_gradients", lambda *given: ())
+    for word, notes in (("sft", 0), ("adaptive", 1)):
+        c = config(models, coherence=12, easy_first=False)
+        c.student.objective = word
+        found = [note for note in mechanisms.measure(a_run(c, root), choices, student).notes if "gradients" in note]
+        assert len(found) == notes and all("those of sft" in note and "adaptive" in note for note in found)
+
+
 def test_a_second_measurement_computes_nothing(models, linked):
     first, again = [], []
     one, other = (measured(models, linked, lines, coherence=12, sketch=256) for lines in (first, again))

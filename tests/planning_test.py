@@ -25,8 +25,12 @@ from tests.gathering_test import classifier
 from w2s_jax.models import decoder
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
+from w2s_jax.packing import Shape
 from w2s_jax.planning import budget, hlo, phases, search, topology
-from w2s_jax.settings import method_row
+from w2s_jax.settings import method_row, objective_of
+from w2s_jax.student import trainer
+from w2s_jax.tasks.asking import Asking
+from w2s_jax.types import Answers, Lesson
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -58,8 +62,8 @@ def split_toy(interface="choice", objective="sft"):
     """The toy over two devices, with adapters on parameters of half the size."""
     config = toy.get_config(f"interface={interface},objective={objective}")
     config.mesh.fsdp = 2
-    config.student.training.update(lora_rank=2, accumulation=2 if objective == "sft" else 1)
-    config.student.training.shape.row_length = 32 if objective == "sft" else 8  # one answer fills a row, as is planned
+    config.student.training.update(lora_rank=2, accumulation=1 if objective == "grpo" else 2)
+    config.student.training.shape.row_length = 8 if objective == "grpo" else 32  # one answer fills a row, as is planned
     config.student.param_dtype = config.teacher.param_dtype = "bfloat16"
     return config
 
@@ -172,7 +176,7 @@ def run_as_planned(folder, interface, objective) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interface, objective", [("choice", "sft"), ("free", "sft"), ("choice", "grpo")])
+@pytest.mark.parametrize("interface, objective", [("choice", "sft"), ("free", "sft"), ("choice", "grpo"), ("choice", "raven")])
 def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, objective, tmp_path):
     said = subprocess_of_two_devices("--run", str(tmp_path), interface, objective)
     judged = dict(line.split(": ") for line in said.splitlines() if line.endswith((": True", ": False")))
@@ -184,6 +188,26 @@ def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, obj
     if objective == "grpo":
         names += [f"teach student ({part})" for part in ("read", "write", "rescore")]
     assert judged == dict.fromkeys(names, "True"), said
+
+
+@pytest.mark.parametrize("word, changes", [("auxiliary_confidence", {}), ("raven", {"student.raven.teachers": 3})])
+def test_batches_over_options_are_planned_as_a_lesson_makes_them(word, changes):
+    config = toy.get_config(f"objective={word}")
+    config.update_from_flattened_dict(changes)
+    (teach,) = (phase for phase in phases.phases(config, jax.devices("cpu")[:1]) if phase.stage == "teach")
+    task, objective = toy.make(seed=0), objective_of(config)
+    asked = Asking(word_level(task.vocabulary()), config.student.style, False, 64)
+    questions = task.questions("target")
+    experts = np.full((len(questions), 3, 5), 0.2, np.float32) if word == "raven" else None
+    final = ("0",) * len(questions)
+    lesson = Lesson(questions, Answers(final, final, final), np.ones(len(questions), np.float32), None, experts)
+    device, model = Shape(**config.student.training.shape), teach.settings["model"]
+    plan_of = trainer.planned(objective, lesson, asked.ask, device, jax.random.key(0), model)
+    batch = trainer.dated(objective, plan_of.batch(0), 0.5)
+    real, planned = (jax.tree.leaves_with_path(x) for x in (batch, teach.arguments[2]))
+    assert [(path, x.shape, x.dtype) for path, x in real] == [(path, x.shape[1:], x.dtype) for path, x in planned]
+    own = jax.tree.leaves(teach.arguments[0].learnt["own"])
+    assert [x.shape for x in own] == ([(3,)] if word == "raven" else [])
 
 
 def test_a_chains_students_and_the_models_beside_the_teacher_are_planned_for(tmp_path):

@@ -36,6 +36,7 @@ from w2s_jax.settings import (
     compute_of,
     computing_of,
     keywords_of,
+    refuse_choiceless,
     refuse_missing_evidence,
     refuse_other_features,
     terms_of,
@@ -44,7 +45,7 @@ from w2s_jax.settings import (
     writing_of,
 )
 from w2s_jax.store import Ref, Stored
-from w2s_jax.student import OnPolicy, online, rewards, trainer
+from w2s_jax.student import OnPolicy, OverOptions, online, rewards, trainer
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations, leave_out, refuse_overlap
 from w2s_jax.trust import artefact, controls
@@ -154,6 +155,7 @@ def link(
         ValueError: whatever a stage refuses, and roles that are not disjoint.
     """
     rows = check(run.config)
+    refuse_choiceless(run.config, run.task.interface)
     gathering.prepare(run, rows)
     relabelling.prepare(run, rows, relabellers)
     if student.adapter and run.config.student.quantise:
@@ -668,7 +670,8 @@ def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstr
         if isinstance(objective, OnPolicy):
             learn = functools.partial(online.teach, dialogue=dialogue_of(run, section, asked))
         else:
-            learn = functools.partial(trainer.teach, encode=asked.answer)
+            encode = asked.ask if isinstance(objective, OverOptions) else asked.answer
+            learn = functools.partial(trainer.teach, encode=encode)
         taught = learn(
             lm,
             lesson,

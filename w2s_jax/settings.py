@@ -15,7 +15,7 @@ from w2s_jax import certificate, plugins, selection
 from w2s_jax.models import quantised, sharding
 from w2s_jax.models.compute import DTYPES, Compute
 from w2s_jax.packing import Shape
-from w2s_jax.student import OnPolicy, online, trainer
+from w2s_jax.student import Objective, OnPolicy, OverOptions, online, sft, trainer
 from w2s_jax.tasks import prompts
 from w2s_jax.trust import Trust, artefact
 
@@ -109,6 +109,25 @@ def refuse_missing_evidence(who: str, needs: Iterable[str], interface: str) -> N
         )
 
 
+def refuse_choiceless(config: ConfigDict, interface: str) -> None:
+    """Makes sure that there are options where the student's objective learns from them.
+
+    Raises:
+        ValueError: the task's answers are free.
+    """
+    if interface != "choice" and isinstance(objective_of(config), OverOptions):
+        raise ValueError(
+            f"student.objective={config.student.objective!r} learns from the options of a question, and this task's interface "
+            f"is {interface!r}: set it to sft or grpo in the config"
+        )
+
+
+def objective_of(config: ConfigDict) -> Objective | OverOptions | OnPolicy:
+    """How the student learns."""
+    word = config.student.objective
+    return plugins.make("objective", word, **keywords_of(config.student, word))
+
+
 def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row]:
     """The rows of the config's methods, once all that can be judged without data and weights has been.
 
@@ -147,9 +166,14 @@ def check(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> list[Row
             f"recover.alpha={config.recover.alpha}, recover.margin={config.recover.margin}: allowed are an alpha between 0 and "
             "0.5 and a margin above 0; change them in the config"
         )
-    objective = plugins.make("objective", config.student.objective, **keywords_of(config.student, config.student.objective))
+    objective = objective_of(config)
     if isinstance(objective, OnPolicy):
         online.refuse(training_of(config.student.training))
+    if config.student.soft_labels and isinstance(objective, OnPolicy | sft.SFT):
+        raise ValueError(
+            f"student.soft_labels=True: objective {config.student.objective!r} learns from hard labels only; set "
+            "student.objective to soft, auxiliary_confidence, adaptive, confidence_weighted or raven, or soft_labels to False"
+        )
     plugins.resolve("task", config.tasks.name)
     mesh = mesh or sharding.make_mesh(**config.mesh)
     for section in (config.teacher, config.student, *config.pretrain.values()):

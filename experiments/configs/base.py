@@ -15,6 +15,9 @@ CONTROLS = ("shuffled", "flipped", "same_purity", "difficulty_matched")
 """Rows that a trust function must beat, beside `naive`: the configs of the paper's experiments run them all."""
 TRUST = ("entropy", "margin", "self_assessment", "self_consistency", "committee", "reward_model", "knn", "logistic")
 
+OVER_OPTIONS = ("soft", "auxiliary_confidence", "adaptive", "confidence_weighted", "raven")
+"""Student objectives over the options of a question, see w2s_jax/student/options.py."""
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The defaults. `arg` must be empty."""
@@ -71,9 +74,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.student = model("", style="letter")
     c.student.quantise = ""  # "int8" or "nf4": the frozen base is taught in fewer bits (LoRA; pip install 'w2s_jax[quant]')
     c.student.objective = "sft"
-    c.student.soft_labels = False  # teach the teacher's probabilities of the options; for objectives that learn from them
-    for word in ("sft", "grpo"):
+    c.student.soft_labels = False  # teach the teacher's probabilities of the options; for OVER_OPTIONS, which learn from them
+    for word in ("sft", "grpo", *OVER_OPTIONS):
         c.student[word] = ConfigDict(keywords("objective", word))
+    for word in OVER_OPTIONS:  # one value: options are ranked alike when they are learnt and when they are asked for
+        c.student[word].normalise = c.student.get_ref("normalise")
     c.student.training = training()
 
     # The rows of the table: which trust function chooses, and whose labels are taught.

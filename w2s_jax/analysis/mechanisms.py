@@ -22,7 +22,8 @@ from w2s_jax.analysis.easy_first import EasyFirst, Learnt
 from w2s_jax.packing import Shape
 from w2s_jax.pipeline import Choice
 from w2s_jax.run import Model, Run, find_model
-from w2s_jax.settings import compute_of, computing_of, uses_target_gold
+from w2s_jax.settings import compute_of, computing_of, objective_of, uses_target_gold
+from w2s_jax.student import OverOptions
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.types import Gold, Question
 
@@ -100,6 +101,9 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
         taught = [m for m, one in choices.items() if m in weak or (one.row.labels == "gold" and not one.row.everything)]
         try:
             gradients = compare_gradients(run, choices, taught, student)
+            if isinstance(objective_of(run.config), OverOptions):
+                word = run.config.student.objective
+                notes += (f"the gradients compared are those of sft on the lessons' answers; students learnt by {word}",)
         except ValueError as error:
             notes += (f"the gradients of the lessons were not compared: {error}",)
     return Mechanisms(tuple(eased), better, gradients, notes=notes)

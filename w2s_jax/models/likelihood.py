@@ -74,6 +74,30 @@ def token_logp(
     return put_back(columns[0]), put_back(columns[1]) if entropy else None
 
 
+def option_logp(logp: jax.Array, segment: jax.Array, scale: jax.Array) -> jax.Array:
+    """Adds up the tokens of each option and normalises over the options of each question; differentiable in `logp`.
+
+    Args:
+        logp: f32[B, L] from `token_logp`, nats.
+        segment: i32[B, L]; a device row holds G questions one after another, and each takes a number for its stem and one for
+            each of its options, in order (`packing.lay_out` with branches).
+        scale: f32[B, G, O], what an option's sum is multiplied by; 0 = the question has no such option, or the row no such
+            question.
+
+    Returns:
+        f32[B * G, O], nats, normalised over each question's options; 0 where there is none.
+    """
+    (B, L), O = logp.shape, scale.shape[-1]
+    real = scale > 0
+    num_taken = real.sum(axis=-1) + real.any(axis=-1)
+    stem = jnp.cumsum(num_taken, axis=1) - num_taken + 1
+    option = jnp.minimum(stem[..., None] + 1 + jnp.arange(O), L)
+    total = jax.vmap(lambda part, number: jax.ops.segment_sum(part, number, num_segments=L + 1))(logp, segment)
+    score = jnp.take_along_axis(total, option.reshape(B, -1), axis=1).reshape(option.shape) * scale
+    found = jax.nn.log_softmax(jnp.where(real, score, -1e30), axis=-1)
+    return jnp.where(real, found, 0.0).reshape(-1, O)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _front(model, temperature, chunk, entropy, output, hidden, target, place, num_chunks):
     """(logp, entropy or zeros), each f32[B, columns], of the targets at `place`; 0 beyond `num_chunks` chunks."""

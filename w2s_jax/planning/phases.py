@@ -39,8 +39,9 @@ from w2s_jax.models.attention import SEES_PREFIXES
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
-from w2s_jax.settings import Row, check, compute_of, keywords_of, student_as_teacher, training_of, writing_of
-from w2s_jax.student import Objective, OnPolicy, online, trainer
+from w2s_jax.settings import Row, check, compute_of, objective_of, student_as_teacher, training_of, writing_of
+from w2s_jax.student import Objective, OnPolicy, OverOptions, online, trainer
+from w2s_jax.tasks.asking import Asked
 from w2s_jax.trust import neural
 from w2s_jax.types import Answers, Lesson, Question, Ragged
 
@@ -166,12 +167,6 @@ def judges(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
         count[kind] += 1
         named[f"gather {words[kind]} {count[kind]}"] = kind, word
     return named
-
-
-def objective_of(config: ConfigDict) -> Objective | OnPolicy:
-    """How the student learns."""
-    word = config.student.objective
-    return plugins.make("objective", word, **keywords_of(config.student, word))
 
 
 def interface_of(config: ConfigDict) -> str:
@@ -353,7 +348,7 @@ def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     return Phase("calibrate head", "trust.neural", neural.train_heads, arguments, static)
 
 
-def teach(config: ConfigDict, objective: Objective | OnPolicy, shape: DecoderConfig, mesh: Mesh) -> list[Phase]:
+def teach(config: ConfigDict, objective: Objective | OverOptions | OnPolicy, shape: DecoderConfig, mesh: Mesh) -> list[Phase]:
     """The student learns: from the lesson, or from what it writes itself."""
     settings = config.student
     step = train("teach student", "student", settings, objective, shape, mesh, settings.param_dtype)
@@ -392,7 +387,7 @@ def train(
     name: str,
     section: str,
     settings: ConfigDict,
-    objective: Objective | OnPolicy,
+    objective: Objective | OverOptions | OnPolicy,
     shape: DecoderConfig,
     mesh: Mesh,
     param_dtype: str,
@@ -412,8 +407,9 @@ def train(
         shared = static["model"].attention in SEES_PREFIXES
         one, num_batches = online.vacant(objective, device, shared=shared), online.most_batches(objective, device)
     else:
-        lesson_plan = objective.plan(LESSON, lambda question, final: ([0], [0]), device, jax.random.key(0))
-        one, num_batches = lesson_plan.batch(0), training.accumulation
+        encode = (lambda question: ASKED) if isinstance(objective, OverOptions) else (lambda question, final: ([0], [0]))
+        lesson_plan = trainer.planned(objective, LESSON, encode, device, jax.random.key(0), static["model"])
+        one, num_batches = trainer.dated(objective, lesson_plan.batch(0), 0.0), training.accumulation
     batches = jax.tree.map(lambda x: np.broadcast_to(x, (num_batches, *x.shape)), one)
     arguments = (
         trainer.TrainState(placed(state.learnt, mesh), placed(state.moments, mesh)),
@@ -425,8 +421,9 @@ def train(
     return Phase(name, section, trainer.train_step, arguments, static, beside=None if static["adapters"] else params)
 
 
-LESSON = Lesson((Question("q", "", ""),), Answers(("q",), ("",), ("",)), np.ones(1, np.float32))
-"""Batches have one shape, whatever the lesson."""
+LESSON = Lesson((Question("q", "", "", ("",) * NUM_OPTIONS),), Answers(("q",), ("",), ("",)), np.ones(1, np.float32))
+ASKED = Asked("q", [0], [[0]] * NUM_OPTIONS, [1] * NUM_OPTIONS)
+"""Batches have one shape, whatever the lesson; over options, up to that many of them."""
 
 
 # ---- Shapes and places -----------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 One file for each; the config word is the file's name, or the dotted path of a fork's own module. A module ends with
 `make(**kw) -> Objective`. There is no model inside a loss: it sees per-token quantities only.
 
-Two kinds: an `Objective` makes its batches of the lesson alone, an `OnPolicy` one of what the student itself writes.
+Three kinds: an `Objective` makes its batches of the lesson's answers, one that is `OverOptions` of all options of its questions
+and their soft labels, an `OnPolicy` one of what the student itself writes.
 """
 
 import dataclasses
@@ -14,10 +15,13 @@ import jax
 import numpy as np
 
 from w2s_jax.packing import Shape
+from w2s_jax.tasks.asking import Asked
 from w2s_jax.types import Batch, Lesson, Question
 
 Encode = Callable[[Question, str], tuple[list[int], list[int]]]
 """(question, final answer) -> (prompt tokens, completion tokens) under the student's tokenizer and layout."""
+Ask = Callable[[Question], Asked]
+"""question -> its prompt and all its options as tokens, under the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Loss(Protocol):
     """What the compiled step needs of an objective; frozen and hashable, because it is a static argument there.
 
     Attributes:
-        needs: what the forward pass must return beside `logp`: "entropy".
+        needs: what the forward pass must return beside `logp`: "entropy", "option_logp"; and "progress", the share of the
+            training that is done, f32[B] in the batch's `extra`, which is 0 at the first step.
         temperature: divides the logits.
         maxima: names of metrics that are largest values, not sums.
     """
@@ -58,7 +63,8 @@ class Loss(Protocol):
 
         Args:
             out: `logp` f32[B, L], log-probability of each token given those before it in its segment, nats; 0 at a
-                segment's first token and where the batch's weight is 0; and what `needs` names, each f32[B, L] and 0 likewise.
+                segment's first token and where the batch's weight is 0; and what `needs` names: `entropy` f32[B, L], 0
+                likewise, and `option_logp` f32[K, O], of the K questions of the batch (`models.likelihood.option_logp`).
             own: the objective's own parameters.
             batch: what to learn. Metrics are sums too, and divided by the denominator, but for the `maxima`.
         """
@@ -69,6 +75,20 @@ class Objective(Loss, Protocol):
 
     def plan(self, lesson: Lesson, encode: Encode, shape: Shape, key: jax.Array) -> Plan:
         """Makes the lesson into batches; the key settles their order."""
+
+
+@runtime_checkable
+class OverOptions(Loss, Protocol):
+    """Learns how probable each option of a question should be (`student.options`).
+
+    Attributes:
+        normalise: what options of several tokens are ranked by, a name in `choosing.NORMALISE`.
+    """
+
+    normalise: str
+
+    def plan(self, lesson: Lesson, ask: Ask, shape: Shape, key: jax.Array, *, shared: bool) -> Plan:
+        """Makes the lesson into batches; `shared`: one copy of a prompt stands before all its options."""
 
 
 @runtime_checkable

@@ -33,7 +33,8 @@ def tokens(lesson: Lesson, encode: Encode) -> tuple[Ragged, Ragged]:
         raise ValueError("the lesson is empty: no weak label was selected; change the select section of the config")
     if lesson.target is not None:
         raise ValueError(
-            "this objective learns from hard labels only, the lesson carries soft targets: choose another student.objective"
+            "this objective learns from hard labels only, the lesson carries soft targets: set student.objective to soft, "
+            "auxiliary_confidence, adaptive, confidence_weighted or raven, or student.soft_labels to False in the config"
         )
     token, weight = [], []
     for question, final, w in zip(lesson.questions, lesson.answers.final, lesson.weight, strict=True):

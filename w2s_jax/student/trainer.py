@@ -23,13 +23,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from w2s_jax.models import lora, sharding
+from w2s_jax.models.attention import SEES_PREFIXES
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.config import DecoderConfig
 from w2s_jax.models.decoder import Decoder
-from w2s_jax.models.likelihood import token_logp
+from w2s_jax.models.likelihood import option_logp, token_logp
 from w2s_jax.packing import Shape
 from w2s_jax.progress import Progress
-from w2s_jax.student import Encode, Loss, Objective
+from w2s_jax.student import Ask, Encode, Loss, Objective, OverOptions, Plan
 from w2s_jax.types import LM, Batch, Lesson
 
 VERSION = "3"
@@ -170,7 +171,10 @@ def batch_loss(learnt: Mapping[str, Any], batch: Batch, frozen, *, model: Decode
         entropy=asked,
         chunk=chunk,
     )
-    total, denominator, metrics = objective.loss({"logp": logp, "entropy": entropy}, learnt["own"], batch)
+    out = {"logp": logp, "entropy": entropy}
+    if "option_logp" in objective.needs:
+        out["option_logp"] = option_logp(logp, batch.segment, batch.extra["scale"])
+    total, denominator, metrics = objective.loss(out, learnt["own"], batch)
     return total, (denominator, metrics | {"loss": total})
 
 
@@ -240,12 +244,28 @@ def statics(compute: Compute, config: DecoderConfig, objective: Loss, training: 
     }
 
 
+def planned(
+    objective: Objective | OverOptions, lesson: Lesson, encode: Encode | Ask, shape: Shape, key: jax.Array, model: Decoder
+) -> Plan:
+    """The lesson as batches; options share their prompt where the attention of `model` can."""
+    if isinstance(objective, OverOptions):
+        return objective.plan(lesson, encode, shape, key, shared=model.attention in SEES_PREFIXES)
+    return objective.plan(lesson, encode, shape, key)
+
+
+def dated(objective: Loss, batch: Batch, progress: float) -> Batch:
+    """A host batch that knows which share of the training is done, where the objective needs that."""
+    if "progress" not in objective.needs:
+        return batch
+    return batch.replace(extra={**batch.extra, "progress": np.full(len(batch.token), progress, np.float32)})
+
+
 def teach(
     lm: LM,
     lesson: Lesson,
-    objective: Objective,
+    objective: Objective | OverOptions,
     *,
-    encode: Encode,
+    encode: Encode | Ask,
     training: Training,
     shape: Shape,
     compute: Compute,
@@ -260,7 +280,7 @@ def teach(
         lm: where to start; its arrays are left as they are.
         lesson: what to learn.
         objective: the loss and its batches.
-        encode: the student's layout and tokenizer.
+        encode: the student's layout and tokenizer: an `Ask` where the objective is `OverOptions`.
         training: how long and how fast.
         shape: device shape of a micro-batch.
         compute: how the model computes; parameters and moments stay as they are stored.
@@ -273,19 +293,20 @@ def teach(
         ValueError: the loss is NaN or infinite; an unknown schedule; see `Training.refuse_narrow`.
     """
     *keys, key_plan = jax.random.split(key, 3)
-    plan = objective.plan(lesson, encode, shape, key_plan)
+    plan = planned(objective, lesson, encode, shape, key_plan, compute.model(lm.config))
     A = training.accumulation
+    num_steps = max(1, round(training.epochs * plan.num_batches / A))
     tokens_per_step = int(plan.num_tokens / plan.num_batches * A)
 
     def make(step: int, learnt) -> Made:
-        parts = [plan.batch(step * A + a) for a in range(A)]
+        parts = [dated(objective, plan.batch(step * A + a), step / num_steps) for a in range(A)]
         return Made(jax.tree.map(lambda *x: np.stack(x), *parts), tokens_per_step, {})
 
     return optimise(
         lm,
         objective,
         make,
-        num_steps=max(1, round(training.epochs * plan.num_batches / A)),
+        num_steps=num_steps,
         boundary=1,
         num_tokens=int(training.epochs * plan.num_tokens),
         training=training,
