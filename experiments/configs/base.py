@@ -51,6 +51,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 5 relabel: for rows that name one, see w2s_jax/relabelling.py
     c.relabel = ConfigDict()
+    # Further teachers beside teacher.model, as a model is named elsewhere; see w2s_jax/teachers.py
+    c.relabel.boosted = ConfigDict({"models": ()})
+    c.relabel.boosted.order = "least_error"  # whose turn it is in boosting: least_error, given
+    c.relabel.boosted.free_options = 10  # with free answers: better than chance = right more often than 1 in so many
+    c.relabel.committee_vote = ConfigDict({"models": ()})
+    c.relabel.experts = ConfigDict({"models": ()})
 
     # 6 select
     c.select = ConfigDict()
@@ -104,6 +110,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.reward_model = row("reward_model")
     c.method.knn = row("knn")
     c.method.logistic = row("logistic")
+    c.method.boosted = row("controls", kind="constant", relabel="boosted")
+    c.method.committee_vote = row("controls", kind="constant", relabel="committee_vote")
+    c.method.experts = row("controls", kind="constant", relabel="experts")
 
     # 9 recover
     c.recover = ConfigDict()
