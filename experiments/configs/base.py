@@ -141,7 +141,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.chain.stop = ConfigDict()  # the detector's numbers are our proposals
     c.chain.stop.rules = ("accuracy", "auc", "drift")  # () = never stop
     c.chain.stop.alpha = 0.05  # chance of a false stop by accuracy or auc, each over the whole chain
-    c.chain.stop.accuracy_margin = 0.0  # held-back accuracy that a teacher may lose against the first
+    c.chain.stop.accuracy_margin = 0.0  # held-back accuracy that a teacher may lose against the best before it
     c.chain.stop.auc_margin = 0.1  # above chance, below which a head is of no use
     c.chain.stop.least = 10  # right and wrong held-back answers that it takes to speak of an AUC
     c.chain.stop.distance = 0.3  # between the scores of two generations (Kolmogorov-Smirnov)
