@@ -109,9 +109,18 @@ def test_another_model_is_loaded_once_for_all_rows_and_both_roles(models, tmp_pa
         loads.append(pathlib.Path(folder).name)
         return real(folder, **kw)
 
+    held, hear = [], teachers.hear
+
+    def heard(run, *rest):
+        voices = hear(run, *rest)
+        held.append(list(run.loaded))
+        return voices
+
     monkeypatch.setattr(hf_io, "load", recorded)
+    monkeypatch.setattr(teachers, "hear", heard)
     run(tmp_path, config(models, ("boosted", "committee_vote", "experts")))
     assert [loads.count(name) for name in ("second", "third")] == [1, 1]
+    assert held == [[], [], []]  # each is let go when it has answered
 
 
 def test_a_committee_elects_the_answer_of_most_teachers(chosen):
