@@ -209,7 +209,9 @@ def planted(tmp_path, monkeypatch, own, others, options=(), **student):
 
     def keep(finals, ids):
         answers = Answers(tuple(np.repeat(ids, len(finals) // 3)), tuple(f"so {one}" for one in finals), tuple(finals))
-        return one.store.stage("planted", lambda work, answers: {"answers": answers, "extra": {}}, answers=answers)
+        logp = np.log(np.tile([0.4, 0.3, 0.3], (len(answers), 1)))
+        give = {"answers": answers, "extra": {"option_logp": logp}}
+        return one.store.stage("planted", lambda work, answers, logp: give, answers=answers, logp=logp)
 
     def look(role):
         questions = tuple(Question(f"{role} {n}", "toy", "?", options) for n in range(3))
@@ -240,6 +242,14 @@ def test_with_several_answers_to_a_question_each_teacher_has_one_voice(tmp_path,
     share = [weight[name] / (weight["second"] + weight["third"]) for name in ("second", "third")]
     np.testing.assert_allclose(made.score, np.repeat([*share, 0], 2), rtol=1e-6)
     np.testing.assert_allclose(made.found["agreement"], np.repeat([1 / 3, 1 / 3, 0], 2), rtol=1e-6)
+
+
+def test_experts_take_options_that_read_alike_for_one_answer(tmp_path, monkeypatch):
+    one, seen, give, _ = planted(tmp_path, monkeypatch, tuple("121"), {"second": tuple("121")}, ("1", "2", "2"))
+    made = teachers.experts(one, seen, None, **give).value
+    assert made.answers.final == ("2", "2", "2") and made.found["agreement"].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(made.score, 0.6, rtol=1e-6)
+    assert made.experts.shape == (3, 2, 3)
 
 
 def test_a_teacher_that_gives_one_answer_to_a_question_is_not_asked_again(tmp_path, monkeypatch):

@@ -198,7 +198,7 @@ def hear(run: Run, teacher: Model, seen: Labelling, models: Sequence[str]) -> li
 
     single = all(looked.answers.question_id == tuple(q.id for q in looked.questions) for looked in roles)
     own = [looked.answered if single else asked(teacher, looked) for looked in roles]
-    voices = [Voice(teacher.name, *own)]
+    voices = [Voice(f"{teacher.name} (teacher)" if teacher.name in models else teacher.name, *own)]
     for word, member in zip(models, gathering.committee(run, models=models), strict=True):
         voices.append(Voice(word, *(asked(member, looked) for looked in roles)))
         run.let_go([member])
