@@ -244,6 +244,17 @@ def test_with_several_answers_to_a_question_each_teacher_has_one_voice(tmp_path,
     np.testing.assert_allclose(made.found["agreement"], np.repeat([1 / 3, 1 / 3, 0], 2), rtol=1e-6)
 
 
+def test_whatever_a_weighed_vote_depends_on_makes_it_anew(tmp_path, monkeypatch):
+    def key(said="221", grade="two", soft=False, options=("1", "2", "2"), **keywords):
+        one, seen, give, _ = planted(tmp_path, monkeypatch, tuple("121"), {"second": tuple(said)}, options, soft_labels=soft)
+        give["grade"] = Ref(give["grade"].value, grade)
+        return teachers.boosted(one, seen, None, **give, **{"order": "given", "free_options": 10, **keywords}).key
+
+    changed = [{"said": "222"}, {"grade": "three"}, {"soft": True}, {"options": ("1", "2")}, {"order": "least_error"}]
+    assert len({key(), *(key(**one) for one in changed)}) == 6
+    assert key(options=()) != key(options=(), free_options=9) and key() == key(free_options=9)
+
+
 def test_experts_take_options_that_read_alike_for_one_answer(tmp_path, monkeypatch):
     one, seen, give, _ = planted(tmp_path, monkeypatch, tuple("121"), {"second": tuple("121")}, ("1", "2", "2"))
     made = teachers.experts(one, seen, None, **give).value
