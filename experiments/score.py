@@ -47,6 +47,7 @@ def score(config) -> None:
     run = Run(config, config.seeds[0], cli.open_store(store, workdir), lambda *metrics: None)
     answers, scores = pipeline.judge(run, find_model(run, config.teacher.model), TRUST.value, role=ROLE.value)
     if not processes.is_first():
+        processes.barrier("scores written")
         return
     lines = (
         json.dumps({"id": i, "answer": final, "score": round(float(s), 6)}, ensure_ascii=False) + "\n"
@@ -57,6 +58,7 @@ def score(config) -> None:
             file.writelines(lines)
     else:
         sys.stdout.writelines(lines)
+    processes.barrier("scores written")
 
 
 if __name__ == "__main__":

@@ -115,10 +115,7 @@ def export(folder: str, swept, given: list[str]) -> None:
     """Writes the best head: its artefact, and the flags of a run that fits it again, one to a line."""
     from w2s_jax.trust import artefact
 
-    os.makedirs(folder, exist_ok=True)
-    for name in artefact.FILES:
-        with open(os.path.join(folder, name), "wb") as file:
-            file.write((swept.chosen.path / "trust" / name).read_bytes())
+    artefact.copy(swept.chosen.path / "trust", folder)
     lines = [*given, *(f"--{path}={value}" for path, value in settings(swept.head[swept.best]).items())]
     with open(os.path.join(folder, "flags.txt"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")

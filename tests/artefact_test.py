@@ -38,6 +38,13 @@ def test_one_written_before_held_back_was_kept_is_read(folder):
     assert artefact.read(folder)[1] == described
 
 
+def test_a_copy_is_the_same_trust_function_in_another_folder(folder, tmp_path):
+    artefact.copy(str(folder), tmp_path / "new" / "place")
+    for name in artefact.FILES:
+        assert (tmp_path / "new" / "place" / name).read_bytes() == (folder / name).read_bytes()
+    assert artefact.read(tmp_path / "new" / "place")[0].prior.tolist() == [np.float32(0.6)]
+
+
 @pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-2])])
 def test_a_state_that_is_missing_or_cut_off_is_named(damage, folder):
     damage(file := folder / "state.safetensors")

@@ -250,6 +250,13 @@ def test_the_models_beside_the_teacher_are_named_in_the_plan(tmp_path):
     }  # fmt: skip
 
 
+def test_teachers_in_numbers_are_members_in_the_plan():
+    c = toy.get_config()
+    c.relabel.boosted.models, c.relabel.experts.models = ("a", "b"), ("b", "c")
+    judged = phases.judges([method_row(c, method) for method in ("naive", "boosted", "experts")])
+    assert list(judged.values()) == [("committee_share", word) for word in "abc"]
+
+
 def two_judges():
     c = toy.get_config()
     with c.unlocked():

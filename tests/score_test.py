@@ -7,18 +7,20 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import main
+import w2s_jax.run
+from experiments import main, score
 from tests import tiny, toy
-from w2s_jax import pipeline, store
+from w2s_jax import pipeline, processes, store
 from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.run import Run, find_model
-from w2s_jax.types import LM
+from w2s_jax.types import LM, Answers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,6 +68,21 @@ def test_the_command_writes_a_line_of_json_for_each_answer_with_the_runs_own_sco
     assert all(list(row) == ["id", "answer", "score"] for row in rows)
     assert [(row["id"], row["answer"]) for row in rows] == list(zip(answers.question_id, answers.final, strict=True))
     np.testing.assert_allclose([row["score"] for row in rows], stored(workdir, "trust ntf"), rtol=0, atol=6e-7)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_processes_end_together_and_the_first_alone_writes(first, tmp_path, monkeypatch):
+    told, out = [], tmp_path / "scores.jsonl"
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(processes, "barrier", lambda name: told.append((name, out.exists() and out.read_text().count("\n"))))
+    monkeypatch.setattr(pipeline, "judge", lambda *args, role: (Answers(("a", "b"), ("1", "2"), ("1", "2")), np.ones(2)))
+    monkeypatch.setattr(w2s_jax.run, "find_model", lambda run, word: None)
+    monkeypatch.setattr(score.cli, "folders", lambda config: ("", ""))
+    monkeypatch.setattr(score.cli, "open_store", lambda store, workdir: None)
+    for name, value in {"TRUST": "", "ROLE": "target", "OUT": str(out)}.items():
+        monkeypatch.setattr(score, name, types.SimpleNamespace(value=value))
+    score.score(config())
+    assert told == [("scores written", 2 if first else False)]
 
 
 def test_a_refusal_of_the_command_is_one_screen_and_writes_no_line(workdir, tmp_path):

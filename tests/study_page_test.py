@@ -61,6 +61,14 @@ def test_the_page_stands_alone_and_shows_all(folder):
         assert (folder / link).exists(), link
 
 
+def test_what_an_earlier_study_wrote_and_this_one_does_not_is_removed_and_nothing_else(tmp_path):
+    study_page.write(tmp_path, study())
+    (tmp_path / "data" / "mine.csv").write_text("kept")
+    study_page.write(tmp_path, study(figures=()))
+    assert sorted(file.name for file in (tmp_path / "data").iterdir()) == ["mine.csv", "shares.csv"]
+    assert (tmp_path / "study.md").exists() and (tmp_path / "study.json").exists()
+
+
 def test_lines_are_named_and_a_wide_range_is_logarithmic():
     def places(xs):
         line = Figure("one", "t", "x", "y", {"only one": [(x, 0.0) for x in xs]})

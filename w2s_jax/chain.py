@@ -8,7 +8,8 @@ else they have in common. Each generation asks a fresh slice of the target, so t
 teacher was taught; the trust head is fitted anew for each teacher, whose hidden states are others (or reused: `chain.head`).
 
 The collapse detector reads what is known without the target's gold, and never that:
-    accuracy  the new teacher on held-back source questions, beside the first teacher on the same questions (paired, one-sided)
+    accuracy  the new teacher on held-back source questions, beside the best teacher before it on the same questions (paired,
+              one-sided; of k teachers before it, the best is any of k: its limit is at 1/k of the generation's share of alpha)
     auc       of its head there: is its upper limit below chance and a little?
     drift     trust in the unlabelled target: do two generations' scores lie far apart (Kolmogorov-Smirnov), and did mean trust
               move further than the held-back accuracy did (by more than chance)? It takes scores for probabilities: a chain
@@ -25,6 +26,7 @@ Deviations: the slices, the controls and the detector, all of its numbers includ
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -68,7 +70,8 @@ class Signs:
 
     Attributes:
         accuracy: of the teacher on held-back source questions.
-        change, change_hi: its accuracy - the first teacher's, and the upper limit of that.
+        best: generation of the best teacher before it on the same questions, the first of equal ones.
+        change, change_hi: its accuracy - that of the best one, and the upper limit of that.
         auc, auc_hi: of its head there, and the upper limit.
         trust: mean score of the target's weak labels.
         distance: between these scores and those of the generation before, in [0, 1].
@@ -77,6 +80,7 @@ class Signs:
     """
 
     accuracy: float
+    best: int | None = None
     change: float | None = None
     change_hi: float | None = None
     auc: float | None = None
@@ -348,14 +352,17 @@ def signs(watched: Sequence[Watched], section: ConfigDict) -> Signs:
 
     Args:
         watched: the generations so far, the first one first.
-        section: `config.chain`. Each limit is at `stop.alpha` shared by the generations planned.
+        section: `config.chain`. Each limit is at `stop.alpha` shared by the generations planned; that of the change again by
+            the teachers before it, so that looking for the best of them costs no more false stops than looking at each.
     """
-    first, now = watched[0], watched[-1]
-    level = 1 - 2 * section.stop.alpha / len(section.models)
-    found: dict[str, float] = {"accuracy": float(np.mean(list(_by_question(now).values())))}
-    if len(watched) > 1:
-        change = _change(first, now, level)
-        found |= {"change": change.mean, "change_hi": change.hi}
+    *before, now = watched
+    alpha = section.stop.alpha / len(section.models)
+    level = 1 - 2 * alpha
+    found: dict[str, Any] = {"accuracy": _accuracy(now)}
+    if before:
+        best = max(range(len(before)), key=lambda number: _accuracy(before[number]))
+        change = _change(before[best], now, 1 - 2 * alpha / len(before))
+        found |= {"best": best + 1, "change": change.mean, "change_hi": change.hi}
     if now.score is not None and min(now.correct.sum(), (~now.correct).sum()) >= max(section.stop.least, 1):
         found["auc"] = metrics.auc(now.score, now.correct)
         try:
@@ -364,12 +371,12 @@ def signs(watched: Sequence[Watched], section: ConfigDict) -> Signs:
             found["auc_hi"] = found["auc"]  # 0 or 1: all there is to say
     if now.trust is not None:
         found["trust"] = float(np.mean(now.trust))
-        if len(watched) > 1:
-            before = watched[-2].trust
-            found["distance"] = float(stats.ks_2samp(before, now.trust).statistic)
-            explained = _change(watched[-2], now, level)
-            drift = found["trust"] - float(np.mean(before)) - explained.mean
-            error = stats.norm.ppf((1 + level) / 2) ** 2 * (np.var(before) / len(before) + np.var(now.trust) / len(now.trust))
+        if before:
+            then = before[-1].trust
+            found["distance"] = float(stats.ks_2samp(then, now.trust).statistic)
+            explained = _change(before[-1], now, level)
+            drift = found["trust"] - float(np.mean(then)) - explained.mean
+            error = stats.norm.ppf((1 + level) / 2) ** 2 * (np.var(then) / len(then) + np.var(now.trust) / len(now.trust))
             reach = float(np.hypot((explained.hi - explained.lo) / 2, np.sqrt(error)))
             found |= {"drift": drift, "drift_least": float(np.sign(drift)) * max(abs(drift) - reach, 0.0)}
     return Signs(**found)
@@ -383,8 +390,9 @@ def reason(now: Signs, row: Row, section: ConfigDict) -> str:
     stop, said = section.stop, []
     if "accuracy" in stop.rules and now.change_hi is not None and now.change_hi < -stop.accuracy_margin:
         said.append(
-            f"is right on {100 * now.accuracy:.1f} % of the held-back source, {100 * now.change:+.1f} points beside the first "
-            f"teacher (upper limit {100 * now.change_hi:+.1f}, stop below {0 - 100 * stop.accuracy_margin:+.1f})"
+            f"is right on {100 * now.accuracy:.1f} % of the held-back source, {100 * now.change:+.1f} points beside the "
+            f"teacher of generation {now.best} (upper limit {100 * now.change_hi:+.1f}, stop below "
+            f"{0 - 100 * stop.accuracy_margin:+.1f})"
         )
     if "auc" in stop.rules and row.trust != "controls" and now.auc_hi is not None and now.auc_hi < 0.5 + stop.auc_margin:
         said.append(
@@ -408,12 +416,16 @@ def _change(before: Watched, now: Watched, level: float) -> comparison.Interval:
     return comparison.interval(np.array([[today[q] - then[q] for q in then]]), [group[q] for q in then], level=level)
 
 
+def _accuracy(watched: Watched) -> float:
+    return float(np.mean(list(_by_question(watched).values())))
+
+
 def _by_question(watched: Watched) -> dict[str, float]:
     """The share of right answers to each question."""
     found: dict[str, list[bool]] = {}
     for question, right in zip(watched.question, watched.correct, strict=True):
         found.setdefault(question, []).append(bool(right))
-    return {question: float(np.mean(rights)) for question, rights in found.items()}
+    return {question: sum(rights) / len(rights) for question, rights in found.items()}
 
 
 # ---- What is drawn ---------------------------------------------------------------------------------------------------

@@ -49,8 +49,9 @@ def section(snowball: Snowball) -> str:
     out.append("<h3>What the collapse detector saw</h3>" + html_table(*detected(snowball)))
     out.append(
         "<p class=\"note\">It reads the teacher's answers to held-back source questions, its head's AUC there, and the trust"
-        " scores of the unlabelled target; neither the target's gold nor the test. Change is counted from the first teacher,"
-        " drift and distance from the generation before; means over seeds. Its rules and their numbers are our proposals.</p>"
+        " scores of the unlabelled target; neither the target's gold nor the test. A change is counted from the best teacher"
+        " before, drift and distance from the generation before; means over seeds. Its rules and their numbers are our"
+        " proposals.</p>"
     )
     return "".join(out) + "</section>"
 

@@ -274,9 +274,7 @@ def choose(run: Run, chunks: Sequence[Stored], quality: np.ndarray) -> tuple[Sto
     chunk = chunks[int(np.searchsorted(ends, best, "right"))]
 
     def copy(work, **inputs):
-        (work.out / "trust").mkdir()
-        for name in artefact.FILES:
-            (work.out / "trust" / name).write_bytes((chunk.path / "trust" / name).read_bytes())
+        artefact.copy(chunk.path / "trust", work.out / "trust")
 
     return run.stage("choose", copy, label="sweep choice", alone=True, chunks=list(chunks), best=best), best
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, relabelling, scoring, selection
@@ -459,9 +458,7 @@ def calibrate(
         artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=fitted_on)
 
     def copy(work, **inputs):
-        (work.out / "trust").mkdir()
-        for name in artefact.FILES:
-            (work.out / "trust" / name).write_bytes((epath.Path(row.reused) / name).read_bytes())
+        artefact.copy(row.reused, work.out / "trust")
 
     label = f"calibrate {row.method}"
     if row.reused:

@@ -3,9 +3,10 @@
 A relabeller's keywords are the config's `relabel` section of its name. It sees gold of the source alone, through `grade`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
+from w2s_jax import teachers
 from w2s_jax.looking import Labelling
 from w2s_jax.run import Model, Run
 from w2s_jax.settings import Row
@@ -41,15 +42,26 @@ class Relabeller(Protocol):
         """
 
 
-RELABELLERS: Mapping[str, Relabeller] = {}
+RELABELLERS: Mapping[str, Relabeller] = {
+    "boosted": teachers.boosted,
+    "committee_vote": teachers.committee_vote,
+    "experts": teachers.experts,
+}
 """Config word -> relabeller."""
+
+CHECKS: Mapping[str, Callable[..., Any]] = {
+    "boosted": teachers.check_boosted,
+    "committee_vote": teachers.check_committee_vote,
+    "experts": teachers.check_experts,
+}
+"""Config word -> what refuses keywords that are not allowed and models that are not there, called with (run, **keywords)."""
 
 
 def prepare(run: Run, rows: Sequence[Row], relabellers: Mapping[str, Relabeller]) -> None:
     """Finds out, before anything is computed, what rows ask for in vain.
 
     Raises:
-        ValueError: a row names a relabeller that there is not.
+        ValueError: a row names a relabeller that there is not, or one whose check refuses its keywords.
     """
     for row in rows:
         if row.relabel and row.relabel not in relabellers:
@@ -57,3 +69,8 @@ def prepare(run: Run, rows: Sequence[Row], relabellers: Mapping[str, Relabeller]
                 f"method.{row.method}.relabel={row.relabel!r}: allowed are {', '.join(relabellers) or 'none'}; change it "
                 "in the config"
             )
+        if row.relabel in CHECKS:
+            try:
+                CHECKS[row.relabel](run, **row.relabel_args)
+            except ValueError as error:
+                raise ValueError(f"method {row.method!r}: {error}") from None

@@ -13,7 +13,6 @@ recovery.json holds no path, time or duration; the page also shows the texts it 
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +35,7 @@ from w2s_jax.typesetting import (
     html_table,
     interval,
     limits_of,
+    listed,
     markdown_table,
     number,
     percent,
@@ -112,7 +112,7 @@ def write(
     folder = epath.Path(folder)
     page, learning = folder / "index.html", learning or {}
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    for name in _listed(page):
+    for name in listed(page):
         (folder / name).unlink(missing_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
     certificates, mechanisms = certificates or {}, mechanisms or Mechanisms()
@@ -124,12 +124,6 @@ def write(
         (folder / "data" / name).write_text(text)
     page.write_text(to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms))
     return page
-
-
-def _listed(page: epath.Path) -> list[str]:
-    """The files of numbers that an earlier page names at its foot; other people's files in the folder are none of them."""
-    foot = page.read_text().rpartition("<footer>")[2] if page.exists() else ""
-    return re.findall(r'href="((?:data/)?\w+\.(?:csv|json|md))"', foot)
 
 
 def to_json(rows: Sequence[Recovery], summary: Sequence[Summary]) -> str:

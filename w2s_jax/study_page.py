@@ -10,7 +10,7 @@ from etils import epath
 
 from w2s_jax import figures
 from w2s_jax.theory import Figure, Heat, Study, Table
-from w2s_jax.typesetting import KINDS, PAGE, aligned, csv_text, escape, figure, html_table, markdown_table, plain
+from w2s_jax.typesetting import KINDS, PAGE, aligned, csv_text, escape, figure, html_table, listed, markdown_table, plain
 
 VERSION = "1"
 
@@ -19,7 +19,7 @@ def write(folder: str | epath.Path, study: Study, context: Mapping[str, str] | N
     """Writes study.json, study.md, the data and the page; returns the page's path.
 
     Args:
-        folder: where to, made if it is missing.
+        folder: where to, made if it is missing; what an earlier study wrote there is replaced or removed.
         study: what was found.
         context: what was run, heading -> text.
 
@@ -37,7 +37,10 @@ def write(folder: str | epath.Path, study: Study, context: Mapping[str, str] | N
                     f"table {table.name!r}: a row of {len(row)} cells under {len(table.head)} titles; change `head`"
                 )
     folder = epath.Path(folder)
+    page = folder / "index.html"
     (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name in listed(page):
+        (folder / name).unlink(missing_ok=True)
     lines = {part.name: _lines(part) for part in parts}
     for name, (head, rows) in lines.items():
         (folder / "data" / f"{name}.csv").write_text(csv_text(head, rows))
@@ -55,7 +58,6 @@ def write(folder: str | epath.Path, study: Study, context: Mapping[str, str] | N
             *([table.note, ""] if table.note else []),
         ]
     (folder / "study.md").write_text("\n".join(told))
-    page = folder / "index.html"
     page.write_text(PAGE.format(title=escape(study.title), body="\n".join(_body(study, context or {}, names))))
     return page
 

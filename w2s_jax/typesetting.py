@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 VERSION = "1"
 DAGGER = "†"
@@ -92,6 +93,16 @@ def unbroken(text: str) -> str:
 
 def figure(drawing: str, caption: str) -> str:
     return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"
+
+
+def listed(page: epath.Path) -> list[str]:
+    """The files of numbers that a page written before names at its foot; other people's files in the folder are none of them.
+
+    Args:
+        page: an index.html, which need not be there.
+    """
+    foot = page.read_text().rpartition("<footer>")[2] if page.exists() else ""
+    return re.findall(r'href="((?:data/)?\w+\.(?:csv|json|md))"', foot)
 
 
 def escape(text: str) -> str:

@@ -54,6 +54,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 5 relabel: for rows that name one, see w2s_jax/relabelling.py
     c.relabel = ConfigDict()
+    # Further teachers beside teacher.model, as a model is named elsewhere; see w2s_jax/teachers.py
+    c.relabel.boosted = ConfigDict({"models": ()})
+    c.relabel.boosted.order = "least_error"  # whose turn it is in boosting: least_error, given
+    c.relabel.boosted.free_options = 10  # with free answers: better than chance = right more often than 1 in so many
+    c.relabel.committee_vote = ConfigDict({"models": ()})
+    c.relabel.experts = ConfigDict({"models": ()})
 
     # 6 select
     c.select = ConfigDict()
@@ -109,6 +115,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.reward_model = row("reward_model")
     c.method.knn = row("knn")
     c.method.logistic = row("logistic")
+    c.method.boosted = row("controls", kind="constant", relabel="boosted")
+    c.method.committee_vote = row("controls", kind="constant", relabel="committee_vote")
+    c.method.experts = row("controls", kind="constant", relabel="experts")
 
     # 9 recover
     c.recover = ConfigDict()
@@ -137,7 +146,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.chain.stop = ConfigDict()  # the detector's numbers are our proposals
     c.chain.stop.rules = ("accuracy", "auc", "drift")  # () = never stop
     c.chain.stop.alpha = 0.05  # chance of a false stop by accuracy or auc, each over the whole chain
-    c.chain.stop.accuracy_margin = 0.0  # held-back accuracy that a teacher may lose against the first
+    c.chain.stop.accuracy_margin = 0.0  # held-back accuracy that a teacher may lose against the best before it
     c.chain.stop.auc_margin = 0.1  # above chance, below which a head is of no use
     c.chain.stop.least = 10  # right and wrong held-back answers that it takes to speak of an AUC
     c.chain.stop.distance = 0.3  # between the scores of two generations (Kolmogorov-Smirnov)

@@ -16,16 +16,16 @@ Everything here is pure numpy on the host, and the order of rows does not matter
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
 
 from w2s_jax import metrics
+from w2s_jax.tasks import difficulty as difficulties
 from w2s_jax.types import Question
 
-VERSION = "1"
+VERSION = "2"
 DECILES, STRATA = 10, 5
 MOST_KINDS = 10
 """Difficulties of no more kinds than these are strata as they are; others are cut at quantiles into `STRATA`."""
@@ -154,23 +154,13 @@ def own(questions: Sequence[Question], question_id: Sequence[str]) -> np.ndarray
     >>> own([one, two], ["2", "1", "2"])
     array([5., 2., 5.])
     """
-    task = np.array([q.task for q in questions])
-    found, names = np.full(len(questions), np.nan), sorted(set(task.tolist()))
-    for name in names:
-        mine = np.flatnonzero(task == name)
-        for key in ("level", "rating"):
-            value = np.array([_number(questions[n].meta.get(key, "")) for n in mine])
-            if np.isfinite(value).all() and len(np.unique(value)) > 1:
-                found[mine] = value if len(names) == 1 else (stats.rankdata(value) - 0.5) / len(value)
-                break
+    found, sets = np.full(len(questions), np.nan), list(difficulties.by_data_set(questions))
+    for mine, asked in sets:
+        told = (difficulties.numbers(asked, key) for key in ("level", "rating"))
+        if (value := next((one for one in told if one is not None), None)) is not None:
+            found[mine] = value if len(sets) == 1 else (stats.rankdata(value) - 0.5) / len(value)
     at = {q.id: n for n, q in enumerate(questions)}
     return found[np.array([at[i] for i in question_id], int)]
-
-
-def _number(text: str) -> float:
-    """The one number in a text, NaN where there is none or more than one."""
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", str(text))
-    return float(numbers[0]) if len(numbers) == 1 else np.nan
 
 
 def strata(difficulty: np.ndarray) -> np.ndarray:

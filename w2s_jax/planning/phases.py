@@ -160,6 +160,7 @@ def judges(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
                 found |= dict.fromkeys((kind, word) for word in keywords["models"])
             elif kind in ("reward", "likelihood"):
                 found[kind, keywords["model"]] = None
+        found |= dict.fromkeys(("committee_share", word) for word in row.relabel_args.get("models", ()))  # teachers in numbers
     words = {"committee_share": "member", "reward": "reward", "likelihood": "likelihood"}
     count: collections.Counter[str] = collections.Counter()
     named = {}

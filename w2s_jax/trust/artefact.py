@@ -38,6 +38,14 @@ def write(trust: Trust, folder, *, word: str, args: Mapping[str, Any], about: Ma
     (folder / "trust.json").write_text(text + "\n")
 
 
+def copy(folder, into) -> None:
+    """Copies a fitted trust function, file by file, as it stands; `into` is made if need be."""
+    into = epath.Path(into)
+    into.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (into / name).write_bytes((epath.Path(folder) / name).read_bytes())
+
+
 def describe(folder) -> dict[str, Any]:
     """The checked `trust.json` of a folder: how to make its trust function again, what it was fitted on, how good it was.
 

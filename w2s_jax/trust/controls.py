@@ -25,9 +25,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from w2s_jax.tasks import difficulty as difficulties
 from w2s_jax.types import Answers, Evidence, Question
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,8 @@ def difficulty(questions: Sequence[Question], answers: Answers, logp: np.ndarray
     """How hard each question is, as far as it can be told without gold: the strata of `difficulty_matched`.
 
     Data set by data set, the first of these that it has: `meta["level"]` of two kinds or more (each a stratum);
-    `meta["rating"]`, a number (its deciles); else the teacher's confidence, its mean probability over a question's rows (its
-    deciles: a head that merely repeats the confidence is then matched to itself).
+    `meta["rating"]`, of two numbers or more (its deciles); else the teacher's confidence, its mean probability over a
+    question's rows (its deciles: a head that merely repeats the confidence is then matched to itself).
 
     Args:
         questions: N questions.
@@ -156,28 +157,17 @@ def difficulty(questions: Sequence[Question], answers: Answers, logp: np.ndarray
     at = np.array([place[i] for i in answers.question_id], int)
     rows = np.bincount(at, minlength=len(questions))
     confidence = np.bincount(at, np.exp(np.minimum(logp, 0.0)), len(questions)) / np.maximum(rows, 1)
-    task = np.array([q.task for q in questions])
     stratum, count = np.zeros(len(questions), np.int32), 0
-    for name in sorted(set(task)):
-        mine = np.flatnonzero(task == name)
-        level = [questions[n].meta.get("level", "") for n in mine]
-        rating = [_number(questions[n].meta.get("rating", "")) for n in mine]
-        if all(level) and len(set(level)) > 1:
+    for mine, asked in difficulties.by_data_set(questions):
+        level, rating = difficulties.words(asked, "level"), difficulties.numbers(asked, "rating")
+        if level is not None:
             kinds = np.unique(level, return_inverse=True)[1]
         else:
-            value = np.array(rating, float) if None not in rating else confidence[mine]
+            value = confidence[mine] if rating is None else rating
             kinds = np.searchsorted(np.quantile(value, np.arange(1, 10) / 10), value, side="left")
         stratum[mine] = count + kinds
         count += int(kinds.max()) + 1
     return stratum[at]
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
 
 
 def _one_of_each(lot: np.ndarray, answers: Answers) -> np.ndarray:
