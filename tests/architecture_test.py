@@ -29,13 +29,15 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("drawing",),
     ("slots",),
     ("choosing", "sampling", "features", "recovery"),  # L3
-    ("trust", "selection", "certificate", "answering", "judgement"),  # L4
+    ("trust", "selection", "certificate", "answering", "judgement"),
+    ("knowing", "smoothing", "routing"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("settings",),
     ("run",),
     ("looking",),
     ("gathering",),
+    ("selective",),
     ("relabelling",),
     ("pipeline",),  # L7
     ("chain", "planning", "grid"),  # L8

@@ -3,9 +3,10 @@
 A relabeller's keywords are the config's `relabel` section of its name. It sees gold of the source alone, through `grade`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from w2s_jax import selective
 from w2s_jax.looking import Labelling
 from w2s_jax.run import Model, Run
 from w2s_jax.settings import Row
@@ -41,15 +42,18 @@ class Relabeller(Protocol):
         """
 
 
-RELABELLERS: Mapping[str, Relabeller] = {}
+RELABELLERS: Mapping[str, Relabeller] = {**selective.RELABELLERS}
 """Config word -> relabeller."""
+
+REFUSALS: Mapping[str, Callable[[Run, Row], None]] = {**dict.fromkeys(selective.RELABELLERS, selective.refuse)}
+"""Config word -> what finds out, before anything is computed, that its keywords, models or this task will not do."""
 
 
 def prepare(run: Run, rows: Sequence[Row], relabellers: Mapping[str, Relabeller]) -> None:
     """Finds out, before anything is computed, what rows ask for in vain.
 
     Raises:
-        ValueError: a row names a relabeller that there is not.
+        ValueError: a row names a relabeller that there is not, or one that will not do.
     """
     for row in rows:
         if row.relabel and row.relabel not in relabellers:
@@ -57,3 +61,5 @@ def prepare(run: Run, rows: Sequence[Row], relabellers: Mapping[str, Relabeller]
                 f"method.{row.method}.relabel={row.relabel!r}: allowed are {', '.join(relabellers) or 'none'}; change it "
                 "in the config"
             )
+        if row.relabel in REFUSALS:
+            REFUSALS[row.relabel](run, row)
