@@ -217,7 +217,7 @@ def smoothing() -> ConfigDict:
     c.nodes = "option"  # option: each option of each question; question: where all questions have the same options
     c.neighbours = 10  # that each point has at least
     c.sigma = 0.0  # width of the weights; 0 = the median distance to a neighbour
-    c.alpha = 0.5  # how much neighbours count, 0 to below 1
+    c.alpha = 0.9  # how much neighbours count, 0 to below 1; at 0.5 and below a sure label outvotes all of them
     return c
 
 
