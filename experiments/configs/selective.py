@@ -37,12 +37,13 @@ def planted():
     """The quickstart's world and models.
 
     Most questions are taught: with few, what a student knows and what the teacher is trusted with fill the lesson, and labels
-    that are in doubt are left out, whatever became of them.
+    that are in doubt are left out, whatever became of them. The slip goes by the numbers, and the nearest questions ask about
+    the same ones: only a wider neighbourhood holds others with the same answer (50, chosen by the labelled source of seed 0).
     """
     c = quickstart.get_config()
     c.select.n = 3500
     for word in ("smoothed", "selective"):
-        c.relabel[word].nodes = "question"
+        c.relabel[word].update(nodes="question", neighbours=50)
     return c
 
 
