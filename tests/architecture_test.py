@@ -29,14 +29,15 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("drawing",),
     ("slots",),
     ("choosing", "sampling", "features", "recovery"),  # L3
-    ("trust", "selection", "certificate", "answering", "judgement", "voting"),  # L4
+    ("trust", "selection", "certificate", "answering", "judgement", "voting"),
+    ("knowing", "smoothing", "routing"),  # L4
     ("student",),  # L5
     ("scoring", "pretrain"),  # L6
     ("settings",),
     ("run",),
     ("looking",),
     ("gathering",),
-    ("teachers",),
+    ("selective", "teachers"),
     ("relabelling",),
     ("pipeline",),  # L7
     ("chain", "planning", "grid"),  # L8

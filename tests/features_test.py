@@ -54,7 +54,7 @@ def test_hidden_states_are_those_of_the_answers_last_token_whatever_the_packing(
 def test_the_stop_token_can_be_observed_instead(lm, tmp_path):
     found = rollout(lm)
     assert abs(observe(lm, found, tmp_path / "a") - observe(lm, found, tmp_path / "b", token="eos")).max() > 0.1
-    with pytest.raises(ValueError, match="observe.token='last': allowed are"):
+    with pytest.raises(ValueError, match="observe.token='last': allowed are .*'prompt' \\(the last token of the question\\)"):
         observe(lm, found, tmp_path / "c", token="last")
     endless = dataclasses.replace(lm, tokenizer=dataclasses.replace(lm.tokenizer, stop_ids=()))
     with pytest.raises(ValueError, match="observe.token='eos', but the model names no stop token"):
@@ -63,9 +63,13 @@ def test_the_stop_token_can_be_observed_instead(lm, tmp_path):
 
 @pytest.mark.parametrize(
     ("token", "sequences"),
-    [("content", [[3, 4, 5], [6, 7, 8], [9]]), ("eos", [[3, 4, 5, 2], [6, 7, 8, 1], [9, 1]])],
+    [
+        ("content", [[3, 4, 5], [6, 7, 8], [9]]),
+        ("eos", [[3, 4, 5, 2], [6, 7, 8, 1], [9, 1]]),
+        ("prompt", [[3, 4], [6], [9]]),
+    ],
 )
-def test_the_token_to_look_at_is_the_last_before_the_stop_token_or_the_one_that_ended_the_answer(token, sequences):
+def test_the_token_to_look_at_is_the_last_before_the_stop_token_the_one_that_ended_the_answer_or_the_prompts(token, sequences):
     def ragged(rows, dtype=np.int32):
         return Ragged.of(rows, dtype)
 
@@ -73,6 +77,16 @@ def test_the_token_to_look_at_is_the_last_before_the_stop_token_or_the_one_that_
     found, probe = features._sequences(said, token, (1, 2))
     assert [row.tolist() for row in found] == sequences
     assert probe.tolist() == [len(row) - 1 for row in sequences]
+
+
+def test_the_end_of_the_question_is_observed_whatever_was_answered(lm, tmp_path):
+    found = rollout(lm)
+    longer = dataclasses.replace(found, completion=Ragged.of([[3, 4, 5]] * 40, np.int32))
+    x = observe(lm, found, tmp_path / "a", token="prompt")
+    np.testing.assert_array_equal(x, observe(lm, longer, tmp_path / "b", token="prompt"))
+    for r in range(40):
+        hidden, _ = full_pass(lm, list(found.prompt[r]))
+        np.testing.assert_allclose(x[r, 2], hidden[-1], atol=1e-5 * abs(hidden).max())
 
 
 def test_a_part_appears_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def test_every_method_of_the_config_is_measured(finished):
 
 def with_controls(arg=None):
     config = toy.get_config(arg)
-    config.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "gold")
+    config.methods = ("naive", "confidence", "ntf", *base.CONTROLS, "self_known", "smoothed", "selective", "gold")
+    config.relabel.selective.smoothed_threshold = 0.0  # nothing is dropped: there are labels enough for all methods
     return config
 
 
@@ -79,7 +80,7 @@ def test_changing_every_gold_answer_of_the_target_changes_no_student_but_the_mar
     workdir, trial, shared = controlled
     run(tmp_path, with_controls("target_gold=wrong"))
     before, after = students(workdir, shared), students(tmp_path)
-    assert before.keys() == after.keys() and len(before) == 8
+    assert before.keys() == after.keys() and len(before) == 11
     changed = {label.removeprefix("teach ") for label in before if before[label] != after[label]}
     assert changed == trial.uses_target_gold == {"gold", "same_purity"}
 

@@ -1,4 +1,4 @@
-"""The teacher's hidden states at its answers (stage observe): Rollout in, x f32[R, P, D] out.
+"""A model's hidden states at its answers (stage observe): Rollout in, x f32[R, P, D] out.
 
 A teacher-forced, packed pass over prompt and completion; the vector at the final answer token is gathered inside the
 compiled program, so that no [B, L, D] stack of layers and no logits ever exist. Results go to disk in numbered parts while
@@ -6,8 +6,8 @@ the next batch runs: memory does not grow with the number of rows, and a killed 
 
 Source: arXiv 2606.01000 (last layer, final generated token).
 Deviations: 1. which token is "final" is not said; ours is the last content token before the stop token (`token="content"`);
-the stop token, the one that ended the answer or else the tokenizer's own, is an option (`token="eos"`).
-2. any set of layers may be observed.
+the stop token, the one that ended the answer or else the tokenizer's own, is an option (`token="eos"`), and so is the last
+token of the prompt, before anything is answered (`token="prompt"`). 2. any set of layers may be observed.
 """
 
 import functools
@@ -25,6 +25,11 @@ from w2s_jax.types import LM, Batch, Ragged, Rollout
 
 VERSION = "1"
 ROWS_PER_PART = 4096
+TOKENS = {
+    "content": "the last token before the stop token",
+    "eos": "the stop token",
+    "prompt": "the last token of the question",
+}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layers"))
@@ -48,10 +53,10 @@ def observe(
     """Hidden states of R answers.
 
     Args:
-        lm: the teacher.
-        rollout: R prompts and completions under the teacher's tokenizer.
+        lm: the model, as a rule the teacher.
+        rollout: R prompts and completions under its tokenizer.
         layers: P layers, 0..M as in transformers (M = after the final norm; -1 is M), or "prenorm".
-        token: "content" or "eos", see the module.
+        token: a word of `TOKENS`.
         shape: device shape.
         compute: how the model computes.
         out: folder for `x.npy`, written at the end.
@@ -92,16 +97,16 @@ def observe(
 
 
 def _sequences(rollout: Rollout, token: str, stop_ids) -> tuple[Ragged, np.ndarray]:
-    """Prompt and completion end to end, and the place of the token to look at."""
-    if token not in ("content", "eos"):
-        raise ValueError(
-            f"observe.token={token!r}: allowed are 'content' (the last token before the stop token) and 'eos'; "
-            "change it in the config"
-        )
+    """Prompt and completion end to end (or as much as is looked at), and the place of the token to look at."""
+    if token not in TOKENS:
+        allowed = ", ".join(f"{word!r} ({said})" for word, said in TOKENS.items())
+        raise ValueError(f"observe.token={token!r}: allowed are {allowed}; change it in the config")
     if token == "eos" and not stop_ids:
         raise ValueError(
             "observe.token='eos', but the model names no stop token (eos_token_id): use 'content', or add it there"
         )
+    if token == "prompt":
+        return rollout.prompt, rollout.prompt.length - 1
     rows, probe = [], []
     for r in range(len(rollout.prompt)):
         completion = [t for t in rollout.completion[r].tolist() if t not in stop_ids]

@@ -1,6 +1,6 @@
 """The teacher looks at a role: questions are asked, answered, and the hidden states at the answers kept (stages 1 to 3).
 
-Students and ceilings are asked in the same way when they are scored.
+Students and ceilings are asked in the same way when they are scored, and when a relabeller asks what a student knows.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A teacher's answers to a role and its hidden states at them; the stages after it read both as `Evidence`.
+    """A model's answers to a role and its hidden states at them; the stages after it read both as `Evidence`.
 
     Attributes:
         answered, observed: the answers, and the hidden states.
@@ -88,13 +88,24 @@ def shown_to(run: Run, who: str, source: Sequence[Question], gold: Gold | None, 
 
 def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonstrations, role: str) -> Looked:
     """The teacher answers a role, and its hidden states at its answers are kept."""
-    section = run.config.teacher
-    asked_for = {"layers": tuple(run.config.observe.layers), "token": run.config.observe.token}
     answered = answer(run, teacher, questions, "teacher", shown, f"answer {role}")
+    observing = run.config.observe
+    observed = observe(
+        run, teacher, answered, "teacher", f"observe {role}", layers=tuple(observing.layers), token=observing.token
+    )
+    return Looked(answered, observed, tuple(questions), shown, role)
+
+
+def observe(
+    run: Run, model: Model, answered: Stored, who: str, label: str, *, layers: tuple[int | str, ...], token: str
+) -> Stored:
+    """A model's hidden states at what it answered, a file `x.npy`; `who` is the config section that says how it computes."""
+    section = run.config[who]
+    asked_for = {"layers": layers, "token": token}
 
     def fn(work, **inputs):
         features.observe(
-            run.load(teacher, section.param_dtype),
+            run.load(model, section.param_dtype),
             answered.value["rollout"],
             **asked_for,
             shape=Shape(**section.shape),
@@ -103,18 +114,17 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
             partial=work.partial,
         )
 
-    observed = run.stage(
+    return run.stage(
         "observe",
         fn,
         code=("w2s_jax.features", "w2s_jax.models.peft_io"),
-        label=f"observe {role}",
-        teacher=teacher.ref,
+        label=label,
+        teacher=model.ref,  # whoever is looked at
         answered=answered,
         **asked_for,
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )
-    return Looked(answered, observed, tuple(questions), shown, role)
 
 
 def answer(

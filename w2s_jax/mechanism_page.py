@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from w2s_jax import figures
+from w2s_jax import figures, routing
 from w2s_jax.analysis.better_than_gold import BetterThanGold
 from w2s_jax.analysis.coherence import Coherence
 from w2s_jax.analysis.easy_first import EasyFirst, Learnt
 from w2s_jax.analysis.mechanisms import Mechanisms
+from w2s_jax.analysis.selective import Selective
 from w2s_jax.recovery import Summary
 from w2s_jax.typesetting import (
     KINDS,
@@ -58,6 +59,15 @@ COHERENCE = (
     " of gold labels."
 )
 
+SELECTIVE = (
+    "Shares of right labels in the target: the teacher's, the untaught student's own, the smoothed ones, and those given in the"
+    " end, beside the teacher's on the same rows. γ: from which P(IK) on the own label is taken. AUC and ECE: of P(IK), for the"
+    " own label's being right, on the target and on rows of the labelled source that it was not fitted on. Pieces: of the graph"
+    " that labels were smoothed over; none passes from one to another."
+)
+ROUTES = "Right: of the labels that were given so; weak right: of the teacher's labels on the same rows."
+FOUR_WAYS = "P(IK) ≥ γ: the student is said to know. The counts of a method add up to its labels."
+
 
 def section(found: Mechanisms, summary: Sequence[Summary], several: bool) -> str:
     """The section of the page; "" where nothing was measured."""
@@ -99,6 +109,10 @@ def terminal_lines(found: Mechanisms) -> list[str]:
         one = leading[0]
         share = f"{percent(one.share, 0)} % {limits_of(one.share_lo, one.share_hi)}"
         lines.append(f"{one.method}: of {one.judged} judged labels that differ from gold, {share} are at least as good")
+    for one in found.selective:
+        if one.given is not None:
+            share = f"{percent(one.given)} % of {one.kept:,} labels are right"
+            lines.append(f"{one.method}: {share}, {percent(one.weak_kept)} % of the teacher's own on these rows")
     return lines
 
 
@@ -123,6 +137,13 @@ def data(found: Mechanisms) -> dict[str, str]:
     if found.coherence:
         fields = [f.name for f in dataclasses.fields(Coherence)]
         files["coherence.csv"] = csv_text(fields, [[getattr(one, name) for name in fields] for one in found.coherence])
+    if found.selective:
+        fields = [f.name for f in dataclasses.fields(Selective) if f.name not in ("route", "table")]
+        files["selective.csv"] = csv_text(fields, [[getattr(one, name) for name in fields] for one in found.selective])
+        lines = [[one.method, *line] for one in found.selective for line in _routes(one)]
+        files["selective_routes.csv"] = csv_text(["method", "route", "labels", "share", "right", "weak_right"], lines)
+        lines = [[one.method, *line] for one in found.selective for line in _four_ways(one)]
+        files["selective_four_ways.csv"] = csv_text(["method", "known", "weak_right", "labels", "own_right"], lines)
     return files
 
 
@@ -141,6 +162,11 @@ def _tables(found: Mechanisms, summary: Sequence[Summary]) -> Iterator[tuple[str
         yield "Are chosen labels that differ from gold as good as gold?", better_table(found.better), BETTER
     if found.coherence:
         yield "Do the gradients of a lesson agree?", coherence_table(found.coherence), COHERENCE
+    if found.selective:
+        yield "Whose labels are taught?", selective_table(found.selective), SELECTIVE
+        yield "", routes_table(found.selective), ROUTES
+        if any(len(one.table) for one in found.selective):
+            yield "Does P(IK) know where the teacher is wrong?", four_ways_table(found.selective), FOUR_WAYS
 
 
 def easy_table(found: Sequence[EasyFirst]) -> Table:
@@ -208,6 +234,80 @@ def coherence_table(found: Sequence[Coherence]) -> Table:
     return head, body
 
 
+def selective_table(found: Sequence[Selective]) -> Table:
+    head = [
+        "method",
+        "labels",
+        "weak, %",
+        "own, %",
+        "smoothed, %",
+        "kept",
+        "given, %",
+        "weak there, %",
+        "γ",
+        "AUC [95 %]",
+        "ECE",
+    ]
+    head += ["source AUC", "source ECE", "pieces"]
+    body = []
+    for one in found:
+        limits = None if one.auc_lo is None else (one.auc_lo, one.auc_hi)
+        gamma = "never" if one.gamma == np.inf else number(one.gamma)
+        body.append(
+            [
+                figures.name(one.method),
+                f"{one.n:,}",
+                *(percent(share) for share in (one.weak, one.own, one.smoothed)),
+                f"{one.kept:,}",
+                *(percent(share) for share in (one.given, one.weak_kept)),
+                gamma,
+                f"{number(one.auc, 3)} {interval(limits)}".strip(),
+                *(number(value, 3) for value in (one.ece, one.source_auc, one.source_ece)),
+                "–" if one.components is None else f"{one.components:,}",
+            ]
+        )
+    return head, body
+
+
+def routes_table(found: Sequence[Selective]) -> Table:
+    body = [
+        [figures.name(one.method), word, f"{rows:,.0f}", percent(share), percent(right), percent(weak)]
+        for one in found
+        for word, rows, share, right, weak in _routes(one)
+    ]
+    return ["method", "label", "rows", "rows, %", "right, %", "weak right, %"], body
+
+
+def four_ways_table(found: Sequence[Selective]) -> Table:
+    body = [
+        [
+            figures.name(one.method),
+            "knows" if known else "does not",
+            "right" if weak else "wrong",
+            f"{rows:,}",
+            f"{own:,}",
+            percent(own / rows if rows else None),
+        ]
+        for one in found
+        for known, weak, rows, own in _four_ways(one)
+    ]
+    return ["method", "P(IK) says it", "weak label", "labels", "own right", "own right, %"], body
+
+
+def _routes(one: Selective) -> Iterator[tuple]:
+    """Route, rows, share, share right, share of weak labels right."""
+    for word, line in zip(routing.ROUTES, one.route.tolist(), strict=True):
+        if line[0]:
+            yield word, int(line[0]), *map(_known, line[1:])
+
+
+def _four_ways(one: Selective) -> Iterator[tuple[int, int, int, int]]:
+    """Known, weak right, rows, rows whose own label is right."""
+    for known, weak in itertools.product((1, 0), (1, 0)) if len(one.table) else ():
+        wrong, right = one.table[known, weak].tolist()
+        yield known, weak, wrong + right, right
+
+
 # ---- Words and figures -----------------------------------------------------------------------------------------------
 
 
@@ -261,7 +361,7 @@ def _leading(found: Sequence[EasyFirst] | Sequence[BetterThanGold]) -> Sequence:
 def _remarks(found: Mechanisms) -> list[str]:
     """What is undefined or was not measured, and why."""
     undefined: dict[str, list[str]] = {}
-    for one in itertools.chain(found.easy_first, found.better, found.coherence):
+    for one in itertools.chain(found.easy_first, found.better, found.coherence, found.selective):
         if one.reason:
             undefined.setdefault(one.reason, []).append(figures.name(one.method))
     told = [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in undefined.items()]
@@ -269,7 +369,7 @@ def _remarks(found: Mechanisms) -> list[str]:
 
 
 def _anything(found: Mechanisms) -> bool:
-    return bool(found.easy_first or found.better or found.coherence or found.learnt)
+    return bool(found.easy_first or found.better or found.coherence or found.selective or found.learnt)
 
 
 def _signed(value: float | None, digits: int = 2) -> str:

@@ -3,10 +3,11 @@
 A relabeller's keywords are the config's `relabel` section of its name. It sees gold of the source alone, through `grade`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from w2s_jax import teachers
+from w2s_jax import selective, teachers
 from w2s_jax.looking import Labelling
 from w2s_jax.run import Model, Run
 from w2s_jax.settings import Row
@@ -43,6 +44,9 @@ class Relabeller(Protocol):
 
 
 RELABELLERS: Mapping[str, Relabeller] = {
+    "selective": selective.selective,
+    "self_known": selective.self_known,
+    "smoothed": selective.smoothed,
     "boosted": teachers.boosted,
     "committee_vote": teachers.committee_vote,
     "experts": teachers.experts,
@@ -50,6 +54,7 @@ RELABELLERS: Mapping[str, Relabeller] = {
 """Config word -> relabeller."""
 
 CHECKS: Mapping[str, Callable[..., Any]] = {
+    **{word: functools.partial(selective.check, word=word) for word in ("selective", "self_known", "smoothed")},
     "boosted": teachers.check_boosted,
     "committee_vote": teachers.check_committee_vote,
     "experts": teachers.check_experts,

@@ -54,6 +54,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     # 5 relabel: for rows that name one, see w2s_jax/relabelling.py
     c.relabel = ConfigDict()
+    c.relabel.self_known = knowing()
+    c.relabel.smoothed = smoothing()
+    c.relabel.selective = ConfigDict({**knowing(), **smoothing()})
+    c.relabel.selective.trust_threshold = 0.5  # from which trust score on a weak label is taken, where the student knows none
+    c.relabel.selective.smoothed_threshold = 0.5  # from which confidence on a smoothed one is, else; the rest is dropped
     # Further teachers beside teacher.model, as a model is named elsewhere; see w2s_jax/teachers.py
     c.relabel.boosted = ConfigDict({"models": ()})
     c.relabel.boosted.order = "least_error"  # whose turn it is in boosting: least_error, given
@@ -115,6 +120,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.reward_model = row("reward_model")
     c.method.knn = row("knn")
     c.method.logistic = row("logistic")
+    c.method.selective = row("", relabel="selective")
+    c.method.self_known = row("", relabel="self_known")
+    c.method.smoothed = row("", relabel="smoothed")
     c.method.boosted = row("controls", kind="constant", relabel="boosted")
     c.method.committee_vote = row("controls", kind="constant", relabel="committee_vote")
     c.method.experts = row("controls", kind="constant", relabel="experts")
@@ -203,6 +211,27 @@ def training() -> ConfigDict:
     c.lora_targets = ("q", "k", "v", "o", "gate", "up", "down")
     c.checkpoint_every = 200  # steps
     c.shape = shape(row_length=512, batch_rows=4, max_segments=16)  # of a micro-batch
+    return c
+
+
+def knowing() -> ConfigDict:
+    """The keywords of P(IK), what the student knows by itself."""
+    c = ConfigDict()
+    c.layers = (-1,)  # of the student's hidden states at the end of a question, see `observe.layers`
+    c.num_samples = 0  # at temperature 1 to each question of the source; 0 = the exact probability of right options
+    c.l2 = (1e-3, 1e-2, 1e-1, 1.0)  # penalties to choose from
+    c.shares = (0.6, 0.2, 0.2)  # of the source: to fit on; for penalty, calibration and gamma; to report on
+    return c
+
+
+def smoothing() -> ConfigDict:
+    """The keywords of smoothing over a graph of the student's embeddings."""
+    c = ConfigDict()
+    c.layers = (-1,)
+    c.nodes = "option"  # option: each option of each question; question: where all questions have the same options
+    c.neighbours = 10  # that each point has at least
+    c.sigma = 0.0  # width of the weights; 0 = the median distance to a neighbour
+    c.alpha = 0.9  # how much neighbours count, 0 to below 1; at 0.5 and below a sure label outvotes all of them
     return c
 
 

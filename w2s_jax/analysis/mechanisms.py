@@ -3,6 +3,7 @@
     easy_first         each method's trust beside how hard the questions are
     better_than_gold   chosen labels that differ from gold, judged by the task's solver or by a stronger model
     coherence          how well the per-example gradients of each method's lesson agree, and with those of gold labels
+    selective          whose labels a selective method took, and how right they are
 
 What is measured, and with what, says the config's `analysis` section. Nothing here reaches a student: every stage goes through
 `pipeline.afterwards`, which opens the target's gold only when all students are stored.
@@ -15,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from w2s_jax import answering, gathering, judgement, pipeline
-from w2s_jax.analysis import better_than_gold, coherence, easy_first
+from w2s_jax.analysis import better_than_gold, coherence, easy_first, selective
 from w2s_jax.analysis.better_than_gold import BetterThanGold
 from w2s_jax.analysis.coherence import Coherence
 from w2s_jax.analysis.easy_first import EasyFirst, Learnt
+from w2s_jax.analysis.selective import Selective
 from w2s_jax.packing import Shape
 from w2s_jax.pipeline import Choice
 from w2s_jax.run import Model, Run, find_model
 from w2s_jax.settings import compute_of, computing_of, objective_of, uses_target_gold
 from w2s_jax.student import OverOptions
 from w2s_jax.tasks.asking import Asking
-from w2s_jax.types import Gold, Question
+from w2s_jax.types import Answers, Gold, Question
 
 VERSION = "1"
 GOLD = "gold"  # the row whose lesson the others' gradients are compared with
@@ -39,6 +41,7 @@ class Mechanisms:
         easy_first: for each method that trusts, and each difficulty that is known.
         better: for each method that chose weak labels.
         coherence: for each of these and each that was taught gold labels.
+        selective: for each method whose labels are not all the teacher's, by route.
         learnt: by method, how its student learnt its lesson, where that was logged.
         notes: what could not be measured, and why.
     """
@@ -46,6 +49,7 @@ class Mechanisms:
     easy_first: tuple[EasyFirst, ...] = ()
     better: tuple[BetterThanGold, ...] = ()
     coherence: tuple[Coherence, ...] = ()
+    selective: tuple[Selective, ...] = ()
     learnt: Mapping[str, Learnt] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -106,14 +110,15 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
                 notes += (f"the gradients compared are those of sft on the lessons' answers; students learnt by {word}",)
         except ValueError as error:
             notes += (f"the gradients of the lessons were not compared: {error}",)
-    return Mechanisms(tuple(eased), better, gradients, notes=notes)
+    routed = tuple(judge_routes(run, choices, method) for method in weak if "route" in found_of(choices[method]))
+    return Mechanisms(tuple(eased), better, gradients, routed, notes=notes)
 
 
 # ---- Easy questions first --------------------------------------------------------------------------------------------
 
 
 def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, student: Model) -> list[EasyFirst]:
-    """A method's trust beside each difficulty of its weak labels."""
+    """A method's trust in its labels beside each difficulty of the questions."""
     one = choices[method]
     known, answers = difficulties(run, one, student), one.offer.answers
     group = groups(one)
@@ -172,6 +177,60 @@ def difficulties(run: Run, one: Choice, student: Model) -> dict[str, np.ndarray]
 def groups(one: Choice) -> tuple[str, ...]:
     of = {q.id: q.group or q.id for q in one.target}
     return tuple(of[i] for i in one.offer.answers.question_id)
+
+
+# ---- Whose labels ----------------------------------------------------------------------------------------------------
+
+
+def found_of(one: Choice) -> Mapping[str, Any]:
+    """What came up when the labels of a method were made, where they are not the teacher's."""
+    return one.offer.relabelled.value.found if one.offer.relabelled else {}
+
+
+def judge_routes(run: Run, choices: Mapping[str, Choice], method: str) -> Selective:
+    """The labels of one selective method, by who gave them."""
+    one = choices[method]
+    offer, found, group = one.offer, found_of(one), groups(one)
+    names = {"source_auc": "held_auc", "source_ece": "held_ece", "source_rows": "held_rows"}
+    names |= {name: name for name in ("components", "isolated")}
+    known = {name: found[there] for name, there in names.items() if there in found}
+    known = {name: None if np.isnan(value) else value for name, value in known.items()}
+
+    def fn(work, *, gold: Gold | None, **inputs):
+        def right(final) -> np.ndarray | None:
+            if gold is None or final is None:
+                return None
+            final = tuple(map(str, final))
+            return gold.grade(Answers(offer.answers.question_id, final, final))
+
+        measured = selective.measure(
+            found["route"],
+            right(offer.unlabelled.answers.final),
+            right(offer.answers.final),
+            own=right(found.get("self")),
+            smoothed=right(found.get("smoothed_label")),
+            p_ik=found.get("p_ik"),
+            gamma=found.get("gamma"),
+            cluster=group,
+            method=method,
+            **known,
+        )
+        return dataclasses.asdict(measured)
+
+    stored = pipeline.afterwards(
+        run,
+        "selective",
+        fn,
+        choices=choices,
+        label=f"selective {method}",
+        code=("w2s_jax.analysis.selective",),
+        alone=True,
+        answered=offer.unlabelled.answered,
+        relabelled=offer.relabelled,
+        group=group,
+        method=method,
+    )
+    return Selective(**stored.value)
 
 
 # ---- Better than gold ------------------------------------------------------------------------------------------------
