@@ -98,7 +98,16 @@ def last(found: Gains) -> list[Gain]:
 
 def table(rows: Sequence[Gain]) -> Table:
     head = ["method", "questions", "not taught", "misfit, %", "gain, % [95 %]", "misfit²", "gain² [95 %]", "misfit, nats"]
-    head += ["gain, nats [95 %]", "overlap, %", "probe's gain, %", "kernel gain²", "kernel norm", "CKA", "expansion, %", "gain, all, %"]
+    head += [
+        "gain, nats [95 %]",
+        "overlap, %",
+        "probe's gain, %",
+        "kernel gain²",
+        "kernel norm",
+        "CKA",
+        "expansion, %",
+        "gain, all, %",
+    ]
     head += ["sign rule", "beats itself by, % [95 %]", "gain on test, % [95 %]"]
     body = []
     for one in rows:

@@ -253,9 +253,7 @@ def beside(run: Run, teacher: Model, student: Model, linked: Linked, methods: Se
         asked = as_asked(questions, x, gold, before.value, looked, rows, run.config.student.style)
         lessons = {m: as_taught(questions, choices[m], said[m].value, gold, asked, run) for m in methods}
         shared = alike(asked, how["ridge"])
-        told = [
-            dataclasses.asdict(of_method(asked, lessons[m], shared, method=m, test=score[m], **how)) for m in methods
-        ]
+        told = [dataclasses.asdict(of_method(asked, lessons[m], shared, method=m, test=score[m], **how)) for m in methods]
         return {"rows": told, "arrays": kept(questions, asked, lessons), "notes": []}
 
     stored = pipeline.afterwards(
@@ -341,7 +339,9 @@ def classes(questions: Sequence[Question], style: str) -> tuple[list[tuple[str, 
         return [tuple(sorted(questions[0].options))] * len(questions), ""
     if style == "letter":
         return [q.options for q in questions], ""
-    return [()] * len(questions), f"options differ from question to question, and style {style!r} does not ask for their letters"
+    return [()] * len(
+        questions
+    ), f"options differ from question to question, and style {style!r} does not ask for their letters"
 
 
 def placed(finals: Sequence[str], among: Sequence[tuple[str, ...]]) -> np.ndarray:

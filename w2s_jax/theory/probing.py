@@ -35,6 +35,7 @@ from w2s_jax.theory.partition import ABSTAIN
 from w2s_jax.trust.regression import logistic
 
 VERSION = "1"
+ARRAYS = "report/gains.npz"  # in a run's workdir, see `analysis.gains`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,15 @@ class Promise:
 
 
 def promise(
-    x: np.ndarray, weak: np.ndarray, gold: np.ndarray, student: np.ndarray, *, neighbours: int, resamples: int, l2: float, seed: int
+    x: np.ndarray,
+    weak: np.ndarray,
+    gold: np.ndarray,
+    student: np.ndarray,
+    *,
+    neighbours: int,
+    resamples: int,
+    l2: float,
+    seed: int,
 ) -> Promise:
     """Holds a student's own labels against the theorems, with all constants counted on these points.
 
@@ -174,7 +183,9 @@ def promise(
     """
     x = np.asarray(x, np.float64)
     if not len(x) == len(weak) == len(gold) == len(student):
-        raise ValueError(f"x, weak, gold, student have {len(x)}, {len(weak)}, {len(gold)}, {len(student)} rows; one number a row")
+        raise ValueError(
+            f"x, weak, gold, student have {len(x)}, {len(weak)}, {len(gold)}, {len(student)} rows; one number a row"
+        )
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-8)
     rng = np.random.default_rng(seed)
     covered = np.flatnonzero(weak != ABSTAIN)
@@ -217,6 +228,34 @@ def loaded(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 f"{path} has no {sorted(missing)}; it holds {sorted(found)}; needed are x f[R, D], weak i[R], gold i[R]"
             )
         return found["x"], found["weak"], found["gold"]
+
+
+def of_run(run: str, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads x, weak and gold of a finished run: the untaught student's states, the labels that a method taught, true classes.
+
+    A question that the method did not teach has no weak label here; one whose true class is unknown is left out.
+
+    Args:
+        run: its workdir.
+        method: of its table.
+
+    Raises:
+        ValueError: the run has no arrays, no such method, or answers that are no classes.
+    """
+    path = epath.Path(run) / ARRAYS
+    if not path.exists():
+        raise ValueError(
+            f"run={run!r}: there is no {ARRAYS}; run it with --config.analysis.gains=500 (its students are served from the store)"
+        )
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        methods = [name.removeprefix("weak/") for name in found if name.startswith("weak/")]
+        if method not in methods:
+            raise ValueError(f"run_method={method!r}: {run} has {', '.join(methods)}; change it in the config")
+        weak = np.where(found[f"taught/{method}"], found[f"weak/{method}"], ABSTAIN)
+        known = found["gold"] >= 0
+        if not known.any():
+            raise ValueError(f"run={run!r}: its answers are no classes, as of free questions; name another run in the config")
+        return found["student"][known], weak[known], found["gold"][known]
 
 
 def _by_nearest(family: np.ndarray, a: np.ndarray, b: np.ndarray, *, x: np.ndarray) -> Profile:
