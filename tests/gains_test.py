@@ -11,7 +11,7 @@ import pytest
 from tests import tiny, toy
 from w2s_jax import features, gain_page, pipeline
 from w2s_jax.analysis import gains
-from w2s_jax.models import decoder, hf_io
+from w2s_jax.models import decoder, hf_io, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.run import Run, find_model
@@ -94,7 +94,8 @@ def test_states_are_those_of_the_question_before_any_answer(linked, models):
     lm = hf_io.load(str(models / "strong"))
     token = np.array([lm.tokenizer.encode(str(arrays["id"][7]), bos=True)])
     batch = Batch(token, np.ones_like(token), np.arange(token.shape[1])[None], probe=np.array([[token.shape[1] - 1]]))
-    out = features.gathered(lm.params, batch, model=Compute().model(lm.config), layers=(-1,))
+    compute = Compute(sharding.make_mesh(data=1, fsdp=1, tensor=1))
+    out = features.gathered(lm.params, batch, model=compute.model(lm.config), layers=(-1,))
     assert np.abs(np.asarray(out)[0, 0, 0] - arrays["student"][7]).max() < 1e-5
     other = [i for i in range(50) if arrays["id"][i].split()[1:] != arrays["id"][7].split()[1:]]
     assert np.abs(arrays["student"][other] - arrays["student"][7]).max(axis=1).min() > 1e-3
@@ -161,7 +162,7 @@ def planted(size=200, **changes):
     """Questions whose states show the true class; a teacher wrong on a quarter of them, a student on a tenth."""
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 3, size)
-    states = rng.normal(size=(size, 6)) + 3 * np.eye(3, 6)[gold]
+    states = rng.normal(size=(size, 6)) + 6 * np.eye(3, 6)[gold]
     weak = np.where(np.arange(size) % 4 == 0, (gold + 1) % 3, gold)
     says = np.where(np.arange(size) % 10 == 0, (gold + 1) % 3, gold)
     asked = gains.Asked(

@@ -18,14 +18,14 @@ ONE_SEED = "Of one seed, the last; data/gains.csv has all."
 NOTE = (
     "Gains are of the student over the labels of its own questions, on questions that it was not taught where there are enough."
     " Misfit: share of answers unlike the label; no gain in answers can be larger (triangle inequality), and theory's guess is"
-    " that it is as large. In squared distance and in nats the gain is at least the misfit if the student is the one of a convex"
-    " class that is nearest to its labels (arXiv 2405.15116, 2501.19105); of a language model that is a prediction, no promise."
-    " Overlap: share of the taught questions that look like hard ones although the teacher is sure of them (arXiv 2412.03881):"
-    " the more, the more gain. Probe: what a ridge probe on the untaught student's hidden states gains from the same labels."
-    " Kernel: the gain in squared error of such probes, of truth and of the teacher's own states (arXiv 2502.00620). Expansion:"
-    " the least gain over all questions that it allows, with constants counted on these questions (arXiv 2405.16043). Sign rule:"
-    " above 0, the student should beat itself as it was (after arXiv 2605.05742). Kernel, expansion and sign rule use gold, after"
-    " the fact."
+    " that it is as large. In squared distance and in nats the gain is at least the misfit if the student is the one of a"
+    " convex class that is nearest to its labels (arXiv 2405.15116, 2501.19105); of a language model that is a prediction, no"
+    " promise. Overlap: share of the taught questions that look like hard ones although the teacher is sure of them (arXiv"
+    " 2412.03881): the more, the more gain. Probe: what a ridge probe on the untaught student's hidden states gains from the"
+    " same labels. Kernel: the gain in squared error of such probes, of truth and of the teacher's own states (arXiv"
+    " 2502.00620). Expansion: the least gain over all questions that it allows, with constants counted on these questions"
+    " (arXiv 2405.16043). Sign rule: above 0, the student should beat itself as it was (after arXiv 2605.05742). Kernel,"
+    " expansion and sign rule use gold, after the fact."
 )
 Table = tuple[list[str], list[list[str]]]
 

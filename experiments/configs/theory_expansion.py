@@ -2,7 +2,8 @@
 
 Command:  python -m experiments.theory --config=experiments/configs/theory_expansion.py
           python -m experiments.theory --config=experiments/configs/theory_expansion.py:quick
-          (with embeddings: --config.arrays=<file.npz>, which holds x f[R, D], weak i[R] with -1 = no weak label, gold i[R]; or of a finished run: --config.run=runs/quickstart)
+          (with embeddings: --config.arrays=<file.npz>, which holds x f[R, D], weak i[R] with -1 = no weak label, gold i[R];
+          of a finished run: --config.run=runs/quickstart)
 Device:   a laptop's CPU.
 
 Source: arXiv 2405.16043. The populations and all sizes are our proposals.

@@ -2,8 +2,8 @@
 
 Command:  python -m experiments.theory --config=experiments/configs/theory_gains.py
           python -m experiments.theory --config=experiments/configs/theory_gains.py:quick
-          python -m experiments.theory --config=experiments/configs/theory_gains.py --config.runs="('runs/quickstart', 'runs/other')"
-          (a run takes part once it was run, or run again, with --config.analysis.gains=500: its students are served from the store)
+          python -m experiments.theory --config=experiments/configs/theory_gains.py --config.runs="('runs/a','runs/b')"
+          (a run takes part once it was run, or run again, with --config.analysis.gains=500; its students are in the store)
 Device:   a laptop's CPU.
 
 Source: arXiv 2405.15116, 2501.19105, 2412.03881, 2502.00620, 2405.16043, 2605.05742. All sizes are our proposals.

@@ -261,7 +261,7 @@ def beside(run: Run, teacher: Model, student: Model, linked: Linked, methods: Se
         "gains",
         fn,
         choices=choices,
-        label="gains",
+        label="predict gains",
         code=("w2s_jax.analysis.gains",),
         alone=True,
         questions=questions,

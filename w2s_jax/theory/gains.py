@@ -154,8 +154,8 @@ def read(run: str) -> list[Case]:
     path = epath.Path(run) / NUMBERS
     if not path.exists():
         raise ValueError(
-            f"runs names {run!r}, where there is no {NUMBERS}: run it with --config.analysis.gains=500 (its students are served "
-            "from the store), or take it out of runs"
+            f"runs names {run!r}, where there is no {NUMBERS}: run it with --config.analysis.gains=500 (its students are in "
+            "the store), or take it out of runs"
         )
     found = json.loads(path.read_text())
     cases = []
@@ -245,9 +245,10 @@ def agreement(cases: Sequence[Case], *, draws: int, seed: int, together: bool) -
         "predicted, mean",
     )
     note = (
-        "Spearman's rank correlation of prediction and gain; 95 % by bootstrap over runs and seeds (bench: draws), none with fewer "
-        f"than {LEAST_CLUSTERS}; – where all predictions or all gains are equal. Kept: share of cases in which what is promised "
-        "(at least, at most, sign) came true."
+        "Spearman's rank correlation of prediction and gain; 95 % by bootstrap over runs and seeds (bench: draws), none with "
+        f"fewer than {LEAST_CLUSTERS}; – where all predictions or all gains are equal. Kept: share of cases in which what is "
+        "promised (at least, at most, sign) came true. On the bench's linear worlds misfit and kernels are those of the "
+        "student's questions, gains of new ones, so that what the student fits badly for want of questions comes off."
     )
     return Table("agreement", (*head, "gain, mean"), tuple(rows), note)
 

@@ -17,9 +17,9 @@ so that student and ceiling are P_s (I - P_w) y apart: what the student could le
 on the student's states.
 
 Source: arXiv 2502.00620 (P, gap and norm), arXiv 1905.00414 (linear CKA), arXiv 2605.05742 (setting of the sign rule).
-Deviations: 1. the kernel is that of all components under one ridge relative to its trace; the paper keeps the principal ones and
-adds a second constant for the rest. 2. `gain`, the weak error less the student's in these terms, follows from the formulas and
-is ours, as is holding the sign rule against ridge probes, whose cosines are correlations of what they say of questions that
+Deviations: 1. the kernel is that of all components under one ridge relative to its trace; the paper keeps the principal ones
+and adds a second constant for the rest. 2. `gain`, the weak error less the student's in these terms, follows from the formulas
+and is ours, as is holding the sign rule against ridge probes, whose cosines are correlations of what they say of questions that
 they were not fitted to.
 """
 

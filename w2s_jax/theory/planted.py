@@ -4,9 +4,9 @@
                  student sees half of them and fits the teacher's answers. The truth stands in the features of the student, as
                  the theorem of misfit wants, or in all (`blind`): then it is outside the student's class. Misfit and kernels
                  are measured on its questions, errors on new ones.
-    patterns     a question shows its answer by an easy pattern, a hard one, or both (overlap); the teacher sees the easy pattern
-                 alone, the student the hard one and the easy one less clearly. The share of overlap is drawn, that of hard
-                 questions is not.
+    patterns     a question shows its answer by an easy pattern, a hard one, or both (overlap); the teacher sees the easy
+                 one alone, the student the hard one and the easy one less clearly. The share of overlap is drawn, that of
+                 hard questions is not.
 
 Source: arXiv 2405.15116 and 2502.00620 (linear worlds), arXiv 2412.03881 (patterns); sizes and draws are ours.
 """

@@ -245,7 +245,7 @@ def of_run(run: str, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     path = epath.Path(run) / ARRAYS
     if not path.exists():
         raise ValueError(
-            f"run={run!r}: there is no {ARRAYS}; run it with --config.analysis.gains=500 (its students are served from the store)"
+            f"run={run!r}: there is no {ARRAYS}; run it with --config.analysis.gains=500 (its students are in the store)"
         )
     with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         methods = [name.removeprefix("weak/") for name in found if name.startswith("weak/")]
