@@ -136,8 +136,12 @@ def ridge_probe(x: np.ndarray, y: np.ndarray, at: np.ndarray, *, ridge: float) -
     size = (x * x).sum()
     if size <= 1e-20:
         raise Undefined("the hidden states are the same for all questions that were taught")
-    weight = np.linalg.solve(x @ x.T + max(ridge, 1e-12) * size * np.eye(len(x)), y - mean)
-    return (at - centre) @ (x.T @ weight) + mean
+    penalty = max(ridge, 1e-12) * size
+    if x.shape[1] < len(x):  # the same weights either way, from the smaller system
+        weight = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - mean))
+    else:
+        weight = x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(len(x)), y - mean)
+    return (at - centre) @ weight + mean
 
 
 def turning(x: np.ndarray, student: np.ndarray, teacher: np.ndarray, truth: np.ndarray, *, ridge: float, seed: int) -> Turning:
