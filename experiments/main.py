@@ -118,8 +118,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import chain, chain_page, mechanism_page, pipeline, processes, recovery, report
-    from w2s_jax.analysis import mechanisms
+    from w2s_jax import chain, chain_page, gain_page, mechanism_page, pipeline, processes, recovery, report
+    from w2s_jax.analysis import gains, mechanisms
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows
 
@@ -132,7 +132,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials: list[recovery.Trial] = []
     chains: list[chain.Chain] = []
-    explained = mechanisms.Mechanisms()
+    explained, predicted = mechanisms.Mechanisms(), gains.Gains()
     rows_of_config = check(config)
     if config.chain.models:
         chain.refuse(config)
@@ -146,9 +146,11 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
         else:
             if seed == config.seeds[0]:
                 mechanisms.prepare(one)
+                gains.prepare(one)
             teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
             linked = pipeline.link(one, teacher, student)
             trials.append(linked.trial)
+            predicted = gains.joined(predicted, gains.measure(one, teacher, student, linked))
             if seed == config.seeds[-1]:
                 explained = mechanisms.measure(one, linked.choices, student)
     folder = os.path.join(workdir, "report")
@@ -168,11 +170,12 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     shown["learning"] = read_learning(workdir, store, prefix, last.trained)
     if explained.easy_first:
         explained = dataclasses.replace(explained, learnt=read_learnt(workdir, prefix, last.trained))
-    shown["mechanisms"] = explained
+    shown |= {"mechanisms": explained, "gains": predicted}
     report.write(folder, **shown, context={"config": config.to_yaml()})
+    gain_page.write(folder, predicted, {"domain": last.domain, "teacher": last.teacher, "student": last.student})
     link_results(workdir, store)
     tell(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))
-    for line in mechanism_page.terminal_lines(explained):
+    for line in (*mechanism_page.terminal_lines(explained), *gain_page.terminal_lines(predicted)):
         tell(line)
     programs = f"{compiled['asked'] - compiled['found']} programs compiled, {compiled['found']} taken from the cache"
     say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s; {programs})")

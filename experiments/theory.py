@@ -1,7 +1,7 @@
 """Runs a study of theory and writes its page: `python -m experiments.theory --config=experiments/configs/theory_linear.py`.
 
-No language model and no store take part: everything is computed afresh. <workdir>/study then holds study.json, study.md,
-data/*.csv and index.html.
+No language model and no store take part: everything is computed afresh, but for what finished runs left in their reports.
+<workdir>/study then holds study.json, study.md, data/*.csv and index.html.
 """
 
 import importlib
@@ -13,7 +13,11 @@ from ml_collections import ConfigDict
 
 from experiments import main as cli
 
-STUDIES = {"theory_expansion": "w2s_jax.theory.expansion", "theory_linear": "w2s_jax.theory.linear"}
+STUDIES = {
+    "theory_expansion": "w2s_jax.theory.expansion",
+    "theory_gains": "w2s_jax.theory.gains",
+    "theory_linear": "w2s_jax.theory.linear",
+}
 """A config's `name` -> the module whose `study` takes all its other keys."""
 
 

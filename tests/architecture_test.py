@@ -41,9 +41,10 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("relabelling",),
     ("pipeline",),  # L7
     ("chain", "planning", "grid"),  # L8
-    ("analysis", "theory"),  # L9
+    ("theory",),
+    ("analysis",),  # L9
     ("figures", "typesetting"),
-    ("chain_page", "mechanism_page", "study_page", "sweep_page", "transfer_page"),
+    ("chain_page", "gain_page", "mechanism_page", "study_page", "sweep_page", "transfer_page"),
     ("report",),  # L10
     ("experiments",),
 )

@@ -18,7 +18,8 @@ from typing import Any
 
 from etils import epath
 
-from w2s_jax import chain_page, figures, mechanism_page
+from w2s_jax import chain_page, figures, gain_page, mechanism_page
+from w2s_jax.analysis.gains import Gains
 from w2s_jax.analysis.mechanisms import Mechanisms
 from w2s_jax.certificate import sentence
 from w2s_jax.chain import Point
@@ -93,6 +94,7 @@ def write(
     snowball: Snowball | None = None,
     certificates: Mapping[str, Certificate] | None = None,
     mechanisms: Mechanisms | None = None,
+    gains: Gains | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -106,6 +108,7 @@ def write(
         snowball: where a chain was run.
         certificates: by method, of one seed, where the purity of the selection was certified.
         mechanisms: of one seed, where it was measured why trust works.
+        gains: of all seeds, where it was measured what theory predicts of them.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
@@ -115,14 +118,14 @@ def write(
     for name in listed(page):
         (folder / name).unlink(missing_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    certificates, mechanisms = certificates or {}, mechanisms or Mechanisms()
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms))
+    certificates, mechanisms, gains = certificates or {}, mechanisms or Mechanisms(), gains or Gains()
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms, gains))
     if snowball:
         whole = {"schema": 1, "chains": plain(snowball.chains)}
         (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
-    for name, text in _data(summary, audits, learning, certificates, snowball, mechanisms).items():
+    for name, text in _data(summary, audits, learning, certificates, snowball, mechanisms, gains).items():
         (folder / "data" / name).write_text(text)
-    page.write_text(to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms))
+    page.write_text(to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms, gains))
     return page
 
 
@@ -173,6 +176,7 @@ def to_markdown(
     certificates: Mapping[str, Certificate] | None = None,
     snowball: Snowball | None = None,
     mechanisms: Mechanisms | None = None,
+    gains: Gains | None = None,
 ) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
@@ -199,6 +203,8 @@ def to_markdown(
         out += ["## How good were the trust scores?", "", *markdown_table(*_trust_table(shown)), ""]
     if mechanisms:
         out += mechanism_page.markdown(mechanisms, summary, several=any(s.seeds > 1 for s in summary))
+    if gains:
+        out += gain_page.markdown(gains, several=any(s.seeds > 1 for s in summary))
     if certificates:
         out += ["## What purity is certified?", ""]
         for key, one in certificates.items():
@@ -216,6 +222,7 @@ def to_html(
     title: str,
     snowball: Snowball | None = None,
     mechanisms: Mechanisms | None = None,
+    gains: Gains | None = None,
 ) -> str:
     """Returns the page. Of a chain's controls it shows what the chain's own section says."""
     body = [f"<header><h1>{escape(title)}</h1>{_lead(summary, snowball)}</header>"]
@@ -228,8 +235,9 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
-    mechanisms = mechanisms or Mechanisms()
+    mechanisms, gains = mechanisms or Mechanisms(), gains or Gains()
     body.append(mechanism_page.section(mechanisms, summary, several=any(s.seeds > 1 for s in summary)))
+    body.append(gain_page.section(gains, several=any(s.seeds > 1 for s in summary)))
     body.append(_certificate_section(certificates, several=any(s.seeds > 1 for s in summary)))
     body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
     if context:
@@ -237,7 +245,7 @@ def to_html(
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
     files = ["recovery.json", "recovery.md", *["chain.json"] * bool(snowball)]
-    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball, mechanisms)]
+    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball, mechanisms, gains)]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return PAGE.format(title=escape(title), body="\n".join(body))
 
@@ -551,6 +559,7 @@ def _data(
     certificates: Mapping[str, Certificate],
     snowball: Snowball | None,
     mechanisms: Mechanisms,
+    gains: Gains,
 ) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
@@ -589,7 +598,7 @@ def _data(
     if certificates:
         lines = [[key, *line] for key, one in certificates.items() for line in one.curve.tolist()]
         files["certificate.csv"] = csv_text(CERTIFICATE, lines)
-    return files | mechanism_page.data(mechanisms)
+    return files | mechanism_page.data(mechanisms) | gain_page.data(gains)
 
 
 _READING = """<section><h2>How the numbers are defined</h2><dl>

@@ -142,6 +142,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.analysis.sketch = 16384  # numbers kept of each gradient: some hundred times as many as examples
     c.analysis.rank = 16  # of the adapters through which they are seen, where student.training.lora_rank is 0
 
+    # What theory predicts beside what came of it, see w2s_jax/analysis/gains.py; all numbers are our proposals.
+    c.analysis.gains = 0  # target questions that teacher, untaught and taught students are looked at on; 0 = not done
+    c.analysis.ridge = 0.01  # of probes on hidden states, relative to the trace of their kernel
+    c.analysis.neighbours = 10  # of the graph on which expansion is counted
+
     # 11 chain: students of generation 1, 2, ..., each taught by the one before it, the first by teacher.model; () = one link
     c.chain = ConfigDict()
     c.chain.models = ()  # in place of student.model; the student section says how they are asked and taught

@@ -2,7 +2,8 @@
 
 Command:  python -m experiments.theory --config=experiments/configs/theory_expansion.py
           python -m experiments.theory --config=experiments/configs/theory_expansion.py:quick
-          (with embeddings: --config.arrays=<file.npz>, which holds x f[R, D], weak i[R] with -1 = no weak label, gold i[R])
+          (with embeddings: --config.arrays=<file.npz>, which holds x f[R, D], weak i[R] with -1 = no weak label, gold i[R];
+          of a finished run: --config.run=runs/quickstart)
 Device:   a laptop's CPU.
 
 Source: arXiv 2405.16043. The populations and all sizes are our proposals.
@@ -31,6 +32,8 @@ def get_config(arg=None):
 
     # 3 embeddings
     c.arrays = ""  # an .npz; "" = without
+    c.run = ""  # workdir of a run with analysis.gains: its student's states, what a method taught; "" = without
+    c.run_method = "ntf"
     c.neighbours = 10
     c.resamples = 40  # probes beside the student
     c.l2 = 0.1  # of the probes, on standardised features

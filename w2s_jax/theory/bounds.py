@@ -23,6 +23,8 @@ one could not expand by c = 1 otherwise. 2. c above 1 counts as 1, which it incl
 import dataclasses
 from fractions import Fraction
 
+VERSION = "1"
+
 Number = float | Fraction
 
 

@@ -28,6 +28,8 @@ from scipy import sparse
 
 from w2s_jax.theory.neighbours import beside, exact_eta
 
+VERSION = "1"
+
 LARGEST = 16  # points whose subsets are all gone through
 
 

@@ -54,6 +54,8 @@ def study(
     draws_each: int,
     seed: int,
     arrays: str,
+    run: str,
+    run_method: str,
     neighbours: int,
     resamples: int,
     l2: float,
@@ -69,6 +71,7 @@ def study(
         dependences, draws_each: part 2.
         seed: of everything.
         arrays: an .npz of `x` f[R, D], `weak` and `gold` i[R] for part 3; "" = without.
+        run, run_method: workdir of a finished run and a method of it for part 3, see `probing.of_run`; "" = without.
         neighbours, resamples, l2, probe_etas: of part 3, see `probing.examine`.
 
     Raises:
@@ -78,11 +81,14 @@ def study(
     tables, figures = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)], []
     for kind, draw in KINDS.items():
         figures += list(along(kind, draw, size=size, dependences=dependences, draws=draws_each, seed=seed))
-    if arrays:
-        x, weak, gold = probing.loaded(arrays)
+    embedded = {"embeddings": lambda: probing.loaded(arrays)} if arrays else {}
+    if run:
+        embedded["run"] = lambda: probing.of_run(run, run_method)
+    for name, load in embedded.items():
+        x, weak, gold = load()
         tables += [
             probing.examine(x, weak, gold, neighbours=neighbours, eta=eta, resamples=resamples, l2=l2, seed=seed).table(
-                f"embeddings_eta_{eta:g}"
+                f"{name}_eta_{eta:g}"
             )
             for eta in probe_etas
         ]

@@ -23,6 +23,8 @@ from w2s_jax.theory.expanding import Profile, expansion, knots, robust_mistakes,
 from w2s_jax.theory.neighbours import robust
 from w2s_jax.theory.partition import Part, partition, share
 
+VERSION = "1"
+
 Expand = Callable[[np.ndarray, np.ndarray, np.ndarray], Profile]
 """(family bool[U, N], A bool[N], B bool[N]) -> for which (c, q) the family expands on (A, B)."""
 

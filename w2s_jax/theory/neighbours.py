@@ -19,6 +19,8 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from scipy.spatial import cKDTree
 
+VERSION = "1"
+
 
 def alike(view: np.ndarray) -> sparse.csr_matrix:
     """Points with an equal view are neighbours.

@@ -15,6 +15,8 @@ from fractions import Fraction
 
 import numpy as np
 
+VERSION = "1"
+
 ABSTAIN = -1
 """The weak label of a point that has none."""
 

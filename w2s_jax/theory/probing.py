@@ -29,10 +29,13 @@ from scipy import sparse
 
 from w2s_jax.theory import Table
 from w2s_jax.theory.expanding import Profile, by_oracle
-from w2s_jax.theory.judging import CORRECTION, Population, Verdict, judge
+from w2s_jax.theory.judging import CORRECTION, Population, Verdict, judge, promised
 from w2s_jax.theory.neighbours import caution, nearest, nearest_of
 from w2s_jax.theory.partition import ABSTAIN
 from w2s_jax.trust.regression import logistic
+
+VERSION = "1"
+ARRAYS = "report/gains.npz"  # in a run's workdir, see `analysis.gains`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,66 @@ def examine(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """What expansion promises of a student that is there.
+
+    Attributes:
+        verdicts: of all theorems.
+        error: the bound on its share of wrong answers over all points; None where no theorem gives one below 1.
+        reason: why there is none.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    error: float | None
+    reason: str = ""
+
+
+def promise(
+    x: np.ndarray,
+    weak: np.ndarray,
+    gold: np.ndarray,
+    student: np.ndarray,
+    *,
+    neighbours: int,
+    resamples: int,
+    l2: float,
+    seed: int,
+) -> Promise:
+    """Holds a student's own labels against the theorems, with all constants counted on these points.
+
+    Neighbours are nearest embeddings; the family is the student and probes that are taught by resamples of the weak labels. The
+    constants hold for this family on these points, and the bound is true of them; it uses the true labels.
+
+    Args:
+        x: f[R, D].
+        weak: i[R], a class or `ABSTAIN`.
+        gold: i[R], a class.
+        student: i[R], what the student says.
+        neighbours, resamples, l2, seed: as in `examine`.
+
+    Raises:
+        ValueError: shapes differ, or no point has a weak label.
+    """
+    x = np.asarray(x, np.float64)
+    if not len(x) == len(weak) == len(gold) == len(student):
+        raise ValueError(
+            f"x, weak, gold, student have {len(x)}, {len(weak)}, {len(gold)}, {len(student)} rows; one number a row"
+        )
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-8)
+    rng = np.random.default_rng(seed)
+    covered = np.flatnonzero(weak != ABSTAIN)
+    drawn = [rng.choice(covered, len(covered)) for _ in range(resamples)] if len(covered) else []
+    f = np.stack([student, *(taught(x[rows], weak[rows], x, l2=l2) for rows in drawn)])
+    near = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
+    population = Population(gold, weak, nearest(near, neighbours), f, student)
+    verdicts = judge(population)
+    if any(verdict.bound is not None and verdict.bound < 1 for verdict in verdicts):
+        return Promise(verdicts, float(promised(verdicts, population)))
+    reasons = dict.fromkeys(verdict.reason or f"Theorem {verdict.theorem} says no more than 1" for verdict in verdicts)
+    return Promise(verdicts, None, next(iter(reasons)))
+
+
 def taught(x: np.ndarray, label: np.ndarray, at: np.ndarray, *, l2: float) -> np.ndarray:
     """The labels i[Q] that a logistic probe, fitted to x f[R, D] and label i[R], gives at f[Q, D]: one against the rest."""
     classes = np.unique(label)
@@ -165,6 +228,34 @@ def loaded(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 f"{path} has no {sorted(missing)}; it holds {sorted(found)}; needed are x f[R, D], weak i[R], gold i[R]"
             )
         return found["x"], found["weak"], found["gold"]
+
+
+def of_run(run: str, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads x, weak and gold of a finished run: the untaught student's states, the labels that a method taught, true classes.
+
+    A question that the method did not teach has no weak label here; one whose true class is unknown is left out.
+
+    Args:
+        run: its workdir.
+        method: of its table.
+
+    Raises:
+        ValueError: the run has no arrays, no such method, or answers that are no classes.
+    """
+    path = epath.Path(run) / ARRAYS
+    if not path.exists():
+        raise ValueError(
+            f"run={run!r}: there is no {ARRAYS}; run it with --config.analysis.gains=500 (its students are in the store)"
+        )
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        methods = [name.removeprefix("weak/") for name in found if name.startswith("weak/")]
+        if method not in methods:
+            raise ValueError(f"run_method={method!r}: {run} has {', '.join(methods)}; change it in the config")
+        weak = np.where(found[f"taught/{method}"], found[f"weak/{method}"], ABSTAIN)
+        known = found["gold"] >= 0
+        if not known.any():
+            raise ValueError(f"run={run!r}: its answers are no classes, as of free questions; name another run in the config")
+        return found["student"][known], weak[known], found["gold"][known]
 
 
 def _by_nearest(family: np.ndarray, a: np.ndarray, b: np.ndarray, *, x: np.ndarray) -> Profile:
