@@ -121,7 +121,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     from w2s_jax import chain, chain_page, gain_page, mechanism_page, pipeline, processes, recovery, report
     from w2s_jax.analysis import gains, mechanisms
     from w2s_jax.run import Run, find_model
-    from w2s_jax.settings import check, refuse_rows
+    from w2s_jax.settings import check, refuse_rows, spelled
 
     refuse_study(config)
     began, compiled = time.monotonic(), count_compilations()
@@ -171,7 +171,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     if explained.easy_first:
         explained = dataclasses.replace(explained, learnt=read_learnt(workdir, prefix, last.trained))
     shown |= {"mechanisms": explained, "gains": predicted}
-    report.write(folder, **shown, context={"config": config.to_yaml()})
+    report.write(folder, **shown, context={"config": spelled(config)})
     gain_page.write(folder, predicted, {"domain": last.domain, "teacher": last.teacher, "student": last.student})
     link_results(workdir, store)
     tell(report.terminal_table(rows, summary) if told is None else chain_page.terminal_table(told))

@@ -34,6 +34,7 @@ def run(config: ConfigDict) -> str:
         ValueError: a config without a study, or settings that the study refuses.
     """
     from w2s_jax import files, processes, study_page
+    from w2s_jax.settings import spelled
 
     if config.name not in STUDIES:
         raise ValueError(
@@ -48,7 +49,7 @@ def run(config: ConfigDict) -> str:
     began = time.monotonic()
     keywords = {name: value for name, value in config.to_dict().items() if name != "name"}
     found = importlib.import_module(STUDIES[config.name]).study(**keywords)
-    page = study_page.write(folder, found, context={"config": config.to_yaml()})
+    page = study_page.write(folder, found, context={"config": spelled(config)})
     print(study_page.terminal_tables(found))
     cli.say(f"study: {page} ({time.monotonic() - began:.0f} s)")
     processes.barrier("study written")

@@ -57,6 +57,7 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     from w2s_jax import processes, transfer_page
     from w2s_jax.analysis import transfer
     from w2s_jax.run import Run, find_model
+    from w2s_jax.settings import spelled
 
     cli.refuse_study(config)
     began = time.monotonic()
@@ -70,7 +71,7 @@ def run(config: ConfigDict, sets: tuple[str, ...], keep: float = 0.25) -> str:
     cells = transfer.matrix(datasets, find_model(one, datasets[0].run.config.teacher.model), keep=keep)
     folder = f"{workdir}/transfer"
     if processes.is_first():
-        transfer_page.write(folder, cells, transfer.by_tier(cells), context={"config": config.to_yaml()})
+        transfer_page.write(folder, cells, transfer.by_tier(cells), context={"config": spelled(config)})
         print(transfer_page.terminal_table(cells, transfer.by_tier(cells)))
         cli.say(f"report: {folder}/index.html ({time.monotonic() - began:.0f} s)")
     processes.barrier("transfer written")

@@ -628,14 +628,16 @@ def compose(chosen: Selection, questions: Sequence[Question], gold: Gold | None)
 
 
 def soften(lesson: Lesson, chosen: Selection, offer: Offer, soft_labels: bool) -> Lesson:
-    """A lesson of weak labels with the soft ones that there are: a relabeller's, or (`soft_labels`) the teacher's own.
+    """A lesson of weak labels with what else is known of them: each teacher's own labels where a relabeller asked several, and
+    (`soft_labels`) soft ones, a relabeller's or the teacher's.
 
     Raises:
         ValueError: the teacher's probabilities are asked for, and its answers are free.
     """
     target = experts = None
     if offer.relabelled:
-        target, experts = offer.relabelled.value.target, offer.relabelled.value.experts
+        experts = offer.relabelled.value.experts
+        target = offer.relabelled.value.target if soft_labels else None
     elif soft_labels:
         if "option_logp" not in offer.unlabelled.extra:
             raise ValueError(

@@ -280,6 +280,20 @@ def refuse_other_features(described: Mapping[str, Any], config: ConfigDict, fold
             raise ValueError(f"{folder} was fitted with observe.{name}={then!r}, this config has {now!r}; set it to the former")
 
 
+def spelled(config: ConfigDict, under: str = "") -> str:
+    """Every key and its value, a line each, as a flag would set it.
+
+    >>> print(spelled(ConfigDict({"name": "a", "select": {"n": 3}})))
+    name='a'
+    select.n=3
+    """
+    said = []
+    for name in config:
+        value = config[name]
+        said.append(spelled(value, f"{under}{name}.") if isinstance(value, ConfigDict) else f"{under}{name}={value!r}")
+    return "\n".join(filter(None, said))
+
+
 def keywords_of(section: ConfigDict, word: str) -> dict[str, Any]:
     """A plug-in's keywords: the section of its own name, where there is one (a fork's own file has none)."""
     return section[word].to_dict() if word in section else {}
