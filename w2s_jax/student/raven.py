@@ -125,7 +125,7 @@ def uniform(experts: np.ndarray) -> np.ndarray:
 def by_entropy(experts: np.ndarray) -> np.ndarray:
     """1 / mean entropy of each teacher's labels f32[K, T, O], divided by their sum: f32[T].
 
-    >>> by_entropy(np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]]])).round(3).tolist()
+    >>> [round(float(v), 3) for v in by_entropy(np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]]]))]
     [0.333, 0.667]
     """
     entropy = -(experts * np.log(np.where(experts > 0, experts, 1.0))).sum(axis=-1).mean(axis=0)
