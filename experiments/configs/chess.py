@@ -43,7 +43,7 @@ def scratch(c):
     """Small decoders that read positions as words, a move as one; no weights are downloaded."""
     c.tasks.update(max_target=12_000, max_test=4000, layout="words", corpus=("lichess_puzzles:train",))
     c.pretrain.weak = corpus_model("weak", width=64, num_layers=2, head_dim=16, mlp_width=192, epochs=10.0)
-    c.pretrain.strong = corpus_model("strong", width=192, num_layers=4, head_dim=48, mlp_width=576, epochs=8.0)
+    c.pretrain.strong = corpus_model("strong", width=128, num_layers=4, head_dim=32, mlp_width=384, epochs=6.0)
     shape = base.shape(row_length=256, batch_rows=16, max_segments=12)
     for section in (*c.pretrain.values(), c.student):
         section.training.shape = shape
