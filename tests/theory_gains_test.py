@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import theory
-from experiments.configs import theory_gains
+from experiments.configs import theory_expansion, theory_gains
 from w2s_jax.metrics import Undefined
-from w2s_jax.theory import gains, kernels, misfit, overlap, planted, probing
+from w2s_jax.theory import expansion, gains, kernels, misfit, overlap, planted, probing
 
 
 def rng(*seed):
@@ -319,3 +319,19 @@ def test_what_is_asked_for_in_vain_is_said(tmp_path):
         gains.study(runs=(), **{**given, "worlds": 0})
     with pytest.raises(ValueError, match="theory_gains:quik"):
         theory_gains.get_config("quik")
+
+
+def test_the_study_of_expansion_takes_a_finished_runs_arrays(tmp_path):
+    r = rng(18)
+    gold = r.integers(0, 2, 120)
+    arrays = {"student": r.normal(size=(120, 4)) + 3 * gold[:, None], "gold": np.where(np.arange(120) < 100, gold, -1)}
+    weak, taught = np.where(r.random(120) < 0.1, 1 - gold, gold), r.random(120) < 0.6
+    (tmp_path / "report").mkdir()
+    np.savez(tmp_path / "report" / "gains.npz", **arrays, **{"weak/ntf": weak, "taught/ntf": taught})
+    config = theory_expansion.get_config("quick")
+    config.update(draws=2, size=50, draws_each=2, dependences=(0.0,), resamples=2, run=str(tmp_path))
+    found = expansion.study(**{name: value for name, value in config.to_dict().items() if name != "name"})
+    table = found.tables[-1]
+    assert table.name == "run_eta_0" and "50 points that no probe was fitted on" in table.note
+    x, weak, gold = probing.of_run(str(tmp_path), "ntf")
+    assert len(x) == 100 and ((weak == -1) == ~taught[:100]).all() and (gold >= 0).all()

@@ -243,7 +243,7 @@ def beside(run: Run, teacher: Model, student: Model, linked: Linked, methods: Se
     said = {
         m: answer(run, linked.students[m], questions, "student", some.shown, f"answer target {m}", once=True) for m in methods
     }
-    score = {m: test_difference(linked, m) for m in methods}
+    score = {m: difference_on_test(linked, m) for m in methods}
     how = {"ridge": section.ridge, "neighbours": section.neighbours, "seed": run.seed}
 
     def fn(work, *, gold: Gold | None, **inputs):
@@ -320,7 +320,7 @@ def observe(run: Run, model: Model, who: str, answered: Stored, rows: np.ndarray
     )
 
 
-def test_difference(linked: Linked, method: str) -> dict[str, Any] | None:
+def difference_on_test(linked: Linked, method: str) -> dict[str, Any] | None:
     """Student less teacher on each test question, with their groups and data sets; None without gold."""
     own, weak = linked.trial.trained[method], linked.trial.weak
     if own is None or weak is None:
@@ -482,7 +482,7 @@ def of_method(
         asked, one: the arrays.
         shared: from `alike`.
         method: its name.
-        test: see `test_difference`.
+        test: see `difference_on_test`.
         ridge, neighbours: of the config.
         seed: the run's.
     """
