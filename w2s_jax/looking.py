@@ -97,16 +97,28 @@ def look(run: Run, teacher: Model, questions: Sequence[Question], shown: Demonst
 
 
 def observe(
-    run: Run, model: Model, answered: Stored, who: str, label: str, *, layers: tuple[int | str, ...], token: str
+    run: Run,
+    model: Model,
+    answered: Stored,
+    who: str,
+    label: str,
+    *,
+    layers: tuple[int | str, ...],
+    token: str,
+    rows: np.ndarray | None = None,
 ) -> Stored:
-    """A model's hidden states at what it answered, a file `x.npy`; `who` is the config section that says how it computes."""
+    """A model's hidden states at what it answered, a file `x.npy`; `who` is the config section that says how it computes.
+
+    `rows`: at these answers alone.
+    """
     section = run.config[who]
     asked_for = {"layers": layers, "token": token}
 
     def fn(work, **inputs):
+        rollout = answered.value["rollout"]
         features.observe(
             run.load(model, section.param_dtype),
-            answered.value["rollout"],
+            rollout if rows is None else rollout[rows],
             **asked_for,
             shape=Shape(**section.shape),
             compute=compute_of(run.mesh, section),
@@ -122,6 +134,7 @@ def observe(
         teacher=model.ref,  # whoever is looked at
         answered=answered,
         **asked_for,
+        **({} if rows is None else {"rows": rows}),
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )

@@ -185,6 +185,12 @@ class Rollout:
     logp: Ragged
     model_logp: Ragged | None = None
 
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> "Rollout":
+        def kept(column: Ragged | None) -> Ragged | None:
+            return None if column is None else Ragged.of([column[r] for r in rows], column.flat.dtype)
+
+        return Rollout(**{field.name: kept(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
     @classmethod
     def joined(cls, parts: Sequence["Rollout"]) -> "Rollout":
         """The rows of several, one after another; they have the same fields."""

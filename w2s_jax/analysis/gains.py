@@ -32,22 +32,20 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax import comparison, features, pipeline
-from w2s_jax.looking import answer
+from w2s_jax import comparison, pipeline
+from w2s_jax.looking import answer, observe
 from w2s_jax.metrics import Undefined
-from w2s_jax.packing import Shape
 from w2s_jax.pipeline import Choice, Linked
 from w2s_jax.run import Model, Run
-from w2s_jax.settings import compute_of, computing_of, uses_target_gold
-from w2s_jax.store import Stored
+from w2s_jax.settings import uses_target_gold
 from w2s_jax.theory import kernels, misfit, overlap, probing
 from w2s_jax.theory.partition import ABSTAIN
-from w2s_jax.types import Answers, Gold, Question, Ragged, Rollout
+from w2s_jax.types import Answers, Gold, Question
 
 VERSION = "1"
 LEAST = 30
 """Questions that were not taught; with fewer, gains are of all that were looked at."""
-LAYERS = (-1,)
+AT: dict[str, Any] = {"layers": (-1,), "token": "prompt"}  # where a question ends
 RESAMPLES, L2 = 20, 0.1  # of the probes that stand beside a student in `probing.promise`
 Limits = tuple[float | None, float | None, float | None]
 
@@ -237,8 +235,8 @@ def beside(run: Run, teacher: Model, student: Model, linked: Linked, methods: Se
     looked = some.offer.unlabelled
     before = answer(run, student, questions, "student", some.shown, "answer target untaught", once=True)
     states = {
-        "teacher": observe(run, teacher, "teacher", looked.answered, rows, "observe questions teacher"),
-        "student": observe(run, student, "student", before, np.arange(len(questions)), "observe questions student"),
+        "teacher": observe(run, teacher, looked.answered, "teacher", "observe questions teacher", rows=rows, **AT),
+        "student": observe(run, student, before, "student", "observe questions student", **AT),
     }
     said = {
         m: answer(run, linked.students[m], questions, "student", some.shown, f"answer target {m}", once=True) for m in methods
@@ -285,39 +283,6 @@ def sample(questions: Sequence[Question], wanted: int, seed: int) -> tuple[Quest
     """So many of them, in their order, drawn by the seed alone."""
     drawn = np.random.default_rng([seed, *b"gains"]).permutation(len(questions))[:wanted]
     return tuple(questions[n] for n in np.sort(drawn))
-
-
-def observe(run: Run, model: Model, who: str, answered: Stored, rows: np.ndarray, label: str) -> Stored:
-    """The hidden states f32[N, 1, D] at the end of each question, before its answer; a folder with `x.npy`."""
-    section = run.config[who]
-
-    def fn(work, **inputs):
-        rollout = answered.value["rollout"]
-        none = Ragged.of([[]] * len(rows), np.int32)
-        prompts = Ragged.of([rollout.prompt[r] for r in rows], np.int32)
-        features.observe(
-            run.load(model, section.param_dtype),
-            Rollout(prompts, none, Ragged.of([[]] * len(rows), np.float32)),
-            layers=LAYERS,
-            token="content",
-            shape=Shape(**section.shape),
-            compute=compute_of(run.mesh, section),
-            out=work.out,
-            partial=work.partial,
-        )
-
-    return run.stage(
-        "observe_questions",
-        fn,
-        code=("w2s_jax.features", "w2s_jax.models.peft_io"),
-        label=label,
-        model=model.ref,
-        answered=answered,
-        rows=rows,
-        layers=LAYERS,
-        computing=computing_of(run.config, section),
-        shape=section.shape.to_dict(),
-    )
 
 
 def difference_on_test(linked: Linked, method: str) -> dict[str, Any] | None:
