@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -38,7 +38,9 @@ def section(found: Gains, several: bool) -> str:
     if several:
         out.append(f'<p class="note">{ONE_SEED}</p>')
     if found.rows:
-        out += [html_table(*table(last(found))), f'<p class="note">{escape(NOTE)}</p>']
+        for name, table in tables(last(found)).items():
+            out += [f"<h3>{name}</h3>", html_table(*table)]
+        out.append(f'<p class="note">{escape(NOTE)}</p>')
     out += [f'<p class="note">{escape(said)}</p>' for said in remarks(found)]
     return "".join(out) + "</section>"
 
@@ -49,7 +51,9 @@ def markdown(found: Gains, several: bool) -> list[str]:
         return []
     out = [f"## {TITLE}", "", *[ONE_SEED, ""] * several]
     if found.rows:
-        out += [*markdown_table(*table(last(found))), "", NOTE, ""]
+        for name, table in tables(last(found)).items():
+            out += [f"### {name}", "", *markdown_table(*table), ""]
+        out += [NOTE, ""]
     return out + [f"- {said}" for said in remarks(found)] + [""]
 
 
@@ -96,28 +100,41 @@ def last(found: Gains) -> list[Gain]:
     return [one for one in found.rows if one.seed == found.rows[-1].seed]
 
 
-def table(rows: Sequence[Gain]) -> Table:
-    head = ["method", "questions", "not taught", "misfit, %", "gain, % [95 %]", "misfit²", "gain² [95 %]", "misfit, nats"]
-    head += [
-        "gain, nats [95 %]",
-        "overlap, %",
-        "probe's gain, %",
-        "kernel gain²",
-        "kernel norm",
-        "CKA",
-        "expansion, %",
-        "gain, all, %",
-    ]
-    head += ["sign rule", "beats itself by, % [95 %]", "gain on test, % [95 %]"]
-    body = []
-    for one in rows:
-        cells = [figures.name(one.method), f"{one.n:,}", f"{one.n - one.taught:,}", percent(one.misfit), _share(one, "gain")]
-        for kind in ("squared", "divergence"):
-            cells += [number(getattr(one, f"misfit_{kind}"), 3), _number(one, f"gain_{kind}")]
-        cells += [percent(one.overlap), percent(one.probe_gain), number(one.kernel_gain, 3), number(one.kernel_norm)]
-        cells += [number(one.cka), percent(one.bound_gain, nothing="inapplicable"), percent(one.gain_all)]
-        body.append([*cells, number(one.rule, 3), _share(one, "self_gain"), _share(one, "test_gain")])
-    return head, [[cell.replace("-", "−") if cell[:1] == "-" else cell for cell in line] for line in body]
+def tables(rows: Sequence[Gain]) -> dict[str, Table]:
+    """What each theory says, by name."""
+
+    def one_table(**columns: Callable[[Gain], str]) -> Table:
+        body = [[figures.name(one.method), *(cell(one) for cell in columns.values())] for one in rows]
+        return ["method", *columns], [[cell.replace("-", "−") if cell[:1] == "-" else cell for cell in line] for line in body]
+
+    misfit: dict[str, Callable[[Gain], str]] = {
+        "not taught": lambda one: f"{one.n - one.taught:,} of {one.n:,}",
+        "misfit, %": lambda one: percent(one.misfit),
+        "gain, % [95 %]": lambda one: _share(one, "gain"),
+        "misfit²": lambda one: number(one.misfit_squared),
+        "gain² [95 %]": lambda one: _number(one, "gain_squared"),
+        "misfit, nats": lambda one: number(one.misfit_divergence),
+        "gain, nats [95 %]": lambda one: _number(one, "gain_divergence"),
+    }
+    seen: dict[str, Callable[[Gain], str]] = {
+        "overlap, %": lambda one: percent(one.overlap),
+        "probe's gain, %": lambda one: percent(one.probe_gain),
+        "kernel gain²": lambda one: number(one.kernel_gain, 3),
+        "kernel norm": lambda one: number(one.kernel_norm),
+        "CKA": lambda one: number(one.cka),
+        "gain on test, % [95 %]": lambda one: _share(one, "test_gain"),
+    }
+    proved: dict[str, Callable[[Gain], str]] = {
+        "expansion, %": lambda one: percent(one.bound_gain, nothing="inapplicable"),
+        "gain, all questions, %": lambda one: percent(one.gain_all),
+        "sign rule": lambda one: number(one.rule, 3),
+        "beats itself by, % [95 %]": lambda one: _share(one, "self_gain"),
+    }
+    return {
+        "How far students are from their labels": one_table(**misfit),
+        "How students see the questions": one_table(**seen),
+        "Expansion, and the sign rule": one_table(**proved),
+    }
 
 
 def remarks(found: Gains) -> list[str]:
@@ -136,5 +153,5 @@ def _share(one: Gain, name: str) -> str:
 
 def _number(one: Gain, name: str) -> str:
     lo, hi = getattr(one, name + "_lo"), getattr(one, name + "_hi")
-    limits = "" if lo is None else f"[{number(lo, 3)}, {number(hi, 3)}]"
-    return f"{number(getattr(one, name), 3)} {limits}".strip().replace("-", "−")
+    limits = "" if lo is None else f"[{number(lo)}, {number(hi)}]"
+    return f"{number(getattr(one, name))} {limits}".strip().replace("-", "−")
