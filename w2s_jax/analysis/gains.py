@@ -61,7 +61,8 @@ class Gain:
         weak, untaught, accuracy: share of right answers there: of the weak labels, of the student before, of the student.
         misfit, gain, gain_lo, gain_hi: share of answers unlike the label; accuracy of the student less that of the labels.
         misfit_squared, gain_squared, gain_squared_lo, gain_squared_hi: the same in squared distance of option probabilities.
-        misfit_divergence, gain_divergence, gain_divergence_lo, gain_divergence_hi: the same in nats.
+        misfit_divergence, gain_divergence, gain_divergence_lo, gain_divergence_hi: in nats, beside the teacher's probabilities,
+            whatever labels were made of them.
         overlap: overlap density of the questions that it was taught.
         overlap_all: that of all questions looked at.
         probe_gain: of a ridge probe on the untaught student's states, taught the same labels.
@@ -366,9 +367,10 @@ def as_taught(
     target = probability = None
     if asked.belief is not None:
         num_options = asked.belief.shape[1]
-        if offer.relabelled and offer.relabelled.value.target is not None:
+        soft = run.config.student.soft_labels  # what `pipeline.soften` made of the lesson
+        if soft and offer.relabelled and offer.relabelled.value.target is not None:
             target = np.asarray(offer.relabelled.value.target, np.float64)[rows]
-        elif run.config.student.soft_labels and not offer.relabelled:
+        elif soft and not offer.relabelled:
             target = np.exp(np.asarray(offer.unlabelled.extra["option_logp"], np.float64)[rows])
         else:
             target = one_hot(placed(labels.final, [q.options for q in questions]), num_options)
