@@ -44,6 +44,7 @@ setup(
         "chess": ["chess>=1.11"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "scikit-learn>=1.5",
             "ruff>=0.9",

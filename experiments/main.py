@@ -118,7 +118,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     import jax
 
     from experiments.writer import Writer
-    from w2s_jax import chain, chain_page, gain_page, mechanism_page, pipeline, processes, recovery, report
+    from w2s_jax import chain, chain_page, costs, gain_page, mechanism_page, pipeline, processes, recovery, report
     from w2s_jax.analysis import gains, mechanisms
     from w2s_jax.run import Run, find_model
     from w2s_jax.settings import check, refuse_rows, spelled
@@ -132,7 +132,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     writer = Writer(workdir, wandb=start_wandb(config) if wandb else None) if processes.is_first() else None
     trials: list[recovery.Trial] = []
     chains: list[chain.Chain] = []
-    explained, predicted = mechanisms.Mechanisms(), gains.Gains()
+    explained, predicted, spent = mechanisms.Mechanisms(), gains.Gains(), costs.Costs()
     rows_of_config = check(config)
     if config.chain.models:
         chain.refuse(config)
@@ -143,6 +143,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
         if config.chain.models:
             chains.append(chain.run_chain(one))
             trials += chains[-1].trials
+            spent += chains[-1].spent
         else:
             if seed == config.seeds[0]:
                 mechanisms.prepare(one)
@@ -150,6 +151,8 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
             teacher, student = (find_model(one, word) for word in (config.teacher.model, config.student.model))
             linked = pipeline.link(one, teacher, student)
             trials.append(linked.trial)
+            written = processes.from_first(lambda: read_curves(workdir, (costs.LENGTHS,)))
+            spent += costs.count(one, teacher, student, linked, written=written)
             predicted = gains.joined(predicted, gains.measure(one, teacher, student, linked))
             if seed == config.seeds[-1]:
                 explained = mechanisms.measure(one, linked.choices, student)
@@ -170,7 +173,7 @@ def run(config: ConfigDict, *, workdir: str, store: str, wandb: bool = False, te
     shown["learning"] = read_learning(workdir, store, prefix, last.trained)
     if explained.easy_first:
         explained = dataclasses.replace(explained, learnt=read_learnt(workdir, prefix, last.trained))
-    shown |= {"mechanisms": explained, "gains": predicted}
+    shown |= {"mechanisms": explained, "gains": predicted, "costs": spent}
     report.write(folder, **shown, context={"config": spelled(config)})
     gain_page.write(folder, predicted, {"domain": last.domain, "teacher": last.teacher, "student": last.student})
     link_results(workdir, store)
@@ -200,11 +203,11 @@ def read_learning(workdir: str, store: str, prefix: str, methods: Iterable[str])
     """How those students of a seed that learnt from what they wrote did so: texts, and curves where this workdir has them."""
     from etils import epath
 
-    from w2s_jax import pipeline, report
+    from w2s_jax import report, teaching
 
     logged, found = read_curves(workdir, report.CURVES), {}
     for method, artefact in taught(workdir, prefix, methods).items():
-        texts = epath.Path(store) / artefact / pipeline.COMPLETIONS
+        texts = epath.Path(store) / artefact / teaching.COMPLETIONS
         if texts.exists():
             found[method] = report.Learning(logged.get(artefact, {}), json.loads(texts.read_text()))
     return found

@@ -39,12 +39,14 @@ TIERS = (  # a file imports from tiers above its own only; files and folders of 
     ("gathering",),
     ("selective", "teachers"),
     ("relabelling",),
+    ("calibrating", "teaching"),
     ("pipeline",),  # L7
+    ("costs",),
     ("chain", "planning", "grid"),  # L8
     ("theory",),
     ("analysis",),  # L9
     ("figures", "typesetting"),
-    ("chain_page", "gain_page", "mechanism_page", "study_page", "sweep_page", "transfer_page"),
+    ("chain_page", "cost_page", "gain_page", "mechanism_page", "study_page", "sweep_page", "transfer_page"),
     ("report",),  # L10
     ("experiments",),
 )

@@ -28,9 +28,32 @@ def test_a_solver_counts_exactly_and_sees_mismatches_alone():
     assert {i for i, _ in asked} == {"q1", "q2", "q4", "q5"}, "q0 and q3 agree with gold"
     counts = (found.n, found.mismatches, found.judged, found.better, found.equal, found.worse)
     assert counts == (6, 4, 3, 1, 1, 1) and found.reason == ""
-    assert found.gap == pytest.approx((0 + 3 - 4) / 3) and found.share == pytest.approx(2 / 3)
+    assert found.gap == 0.0 and found.share == pytest.approx(2 / 3)
     lo, hi = stats.beta.ppf(0.025, 2, 2), stats.beta.ppf(0.975, 3, 1)  # Clopper and Pearson, of 2 in 3
     assert (found.share_lo, found.share_hi) == pytest.approx((lo, hi))
+
+
+@pytest.mark.parametrize(
+    ("margin", "better", "equal", "worse"), [(0.0, 2, 1, 3), (0.5, 2, 1, 3), (10.0, 1, 4, 1), (10.5, 0, 5, 1), (99.0, 0, 6, 0)]
+)
+def test_values_within_the_margin_are_equal_and_what_lies_beyond_is_not(margin, better, equal, worse):
+    apart = np.array([10.5, 3.0, 0.0, -2.0, -10.0, -11.0])
+    found = measure(lambda *asked: apart, np.ones(6, bool), margin=margin)
+    assert (found.better, found.equal, found.worse, found.judged, found.margin) == (better, equal, worse, 6, margin)
+    assert found.share == pytest.approx((better + equal) / 6) and found.gap == pytest.approx(np.median(apart))
+
+
+@pytest.mark.parametrize("margin", [0.0, 10.0])
+def test_rounding_makes_nothing_better_or_worse(margin):
+    around = np.array([0.1 + 0.2 - 0.3, 0.3 - 0.1 - 0.2, 1e-6, -1e-6, 0.0, 0.0])
+    assert measure(lambda *asked: around + margin, np.ones(6, bool), margin=margin).better == 1
+    assert measure(lambda *asked: around - margin, np.ones(6, bool), margin=margin).worse == 1
+
+
+@pytest.mark.parametrize("margin", [-1.0, float("nan"), float("inf")])
+def test_a_margin_that_is_none_is_refused(margin):
+    with pytest.raises(ValueError, match=f"margin={margin}: allowed is a number, 0 or more; change the task's value_margin"):
+        measure(lambda *asked: pytest.fail("nothing is to be judged"), margin=margin)
 
 
 def test_a_solver_that_cannot_say_of_either_answer_says_nothing():

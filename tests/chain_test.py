@@ -10,7 +10,7 @@ import pytest
 
 from experiments import main
 from tests import toy
-from w2s_jax import chain, comparison, metrics, pipeline, recovery
+from w2s_jax import chain, comparison, metrics, pipeline, recovery, teaching
 from w2s_jax.chain import Watched
 from w2s_jax.looking import ask
 from w2s_jax.models import hf_io
@@ -86,7 +86,7 @@ def test_a_chain_of_two_is_two_links_by_hand(finished, tmp_path):
 
 
 def test_a_killed_chain_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
-    calls, teach = 0, pipeline.trainer.teach
+    calls, teach = 0, teaching.trainer.teach
 
     def killed(*args, **keywords):
         nonlocal calls
@@ -95,7 +95,7 @@ def test_a_killed_chain_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return teach(*args, **keywords)
 
-    monkeypatch.setattr(pipeline.trainer, "teach", killed)
+    monkeypatch.setattr(teaching.trainer, "teach", killed)
     with pytest.raises(KeyboardInterrupt):
         main.run(config(), workdir=str(tmp_path), store=str(tmp_path / "store"))
     assert report(config(), tmp_path) == finished[1]

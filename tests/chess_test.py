@@ -9,9 +9,11 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 from experiments.configs import chess as config
+from w2s_jax.analysis import better_than_gold, easy_first
 from w2s_jax.tasks import chess, chess_engine
 from w2s_jax.types import Answers
 
@@ -65,7 +67,10 @@ def test_a_row_becomes_a_question_among_its_legal_moves_and_any_best_move_counts
         assert question.options == tuple(sorted(move.uci() for move in board.legal_moves))
         assert set(wanted["best_moves"]) <= set(question.options)
         assert wanted["fen"] in question.prompt
-    assert questions[0].meta == {"rating": "800", "themes": "mate short"} and questions[1].meta == {"themes": "mate short"}
+    assert questions[0].meta == {"rating": "800", "themes": "mate short"} and questions[1].meta == {
+        "themes": "mate short",
+        "level": "2",
+    }
     assert {"e1g1", "e1c1", "e5d6"} < set(questions[3].options) and {"a7a8q", "a7a8n"} < set(questions[2].options)
     ids = ("x/1", "x/1", "x/1", "x/1", "x/3", "x/3", "x/0")
     final = ("f7g7", "f7f8", "f7h7", "f7f6", "e5d6", "e1c1", "")
@@ -252,6 +257,19 @@ def test_the_hubs_columns_are_read_whether_themes_are_a_list_or_a_text():
     assert read(columns, "train/0").answer[0] == "f7g7" and read(columns, "train/0").fen == SEVERAL_MATES
 
 
+def test_without_a_rating_the_themes_say_how_hard_a_puzzle_is(tmp_path):
+    themes = (["mate", "veryLong"], ["oneMove", "endgame"], ["long"], ["short", "fork"])
+    for name, ratings in (("z", [None] * 4), ("r", [900, 800, 700, 600])):
+        told = zip(ROWS, themes, ratings)
+        rows = [one | {"themes": words, "rating": rating} for one, words, rating in told]
+        write(tmp_path / "strategy_games", f"{name}.test.jsonl.gz", rows)
+    for name, hard in (("z", [4, 1, 3, 2]), ("r", [900, 800, 700, 600])):
+        questions = make(tmp_path, test=(f"{name}:test",)).questions("test")
+        assert dict(zip([q.id for q in questions], easy_first.own(questions, [q.id for q in questions]))) == dict(
+            zip(("x/0", "x/1", "x/2", "x/3"), hard)
+        )
+
+
 # ---- The engine ------------------------------------------------------------------------------------------------------
 
 ENGINE = """\
@@ -314,6 +332,30 @@ def test_another_engine_or_another_number_of_nodes_is_another_judge(root, engine
     assert judge(5, a1a8="cp 1") != judge(6, a1a8="cp 1") and judge(5, a1a8="cp 1") != judge(5, a1a8="cp 2")
 
 
+def test_moves_are_as_good_within_a_tenth_of_a_pawn_or_what_the_config_says(root, engine):
+    path = engine(a1a8="cp 45", a1a2="cp 35", a1a3="cp 34")
+    for margin, counts in ((None, (0, 1, 1)), (0.0, (0, 0, 2)), (11.0, (0, 2, 0))):
+        more = {} if margin is None else {"engine_margin": margin}
+        task = make(root, test=("x:test",), engine=path, engine_nodes=50, **more)
+        asked = [task.questions("test")[0]] * 2
+        found = better_than_gold.measure(
+            asked,
+            ("a1a2", "a1a3"),
+            ("a1a8", "a1a8"),
+            np.ones(2, bool),
+            better_than_gold.by_solver(task.value),
+            margin=task.value_margin,
+        )
+        assert (found.better, found.equal, found.worse) == counts
+    assert not hasattr(make(root, test=("x:test",)), "value_margin")
+
+
+@pytest.mark.parametrize("margin", [-1.0, float("nan"), float("inf")])
+def test_a_margin_of_no_centipawns_is_refused(margin, root):
+    with pytest.raises(ValueError, match=f"engine_margin={margin}: allowed are centipawns, 0 or more; change --config.tasks"):
+        make(root, test=("x:test",), engine_margin=margin)
+
+
 def test_a_program_that_asked_an_engine_ends(engine):
     start = "rnbqkbnr/pppppppp/8/8/8/8/PPPPPPPP/RNBQKBNR w KQkq - 0 1"
     asks = "from w2s_jax.tasks.chess_engine import Engine; "
@@ -330,13 +372,25 @@ def test_a_program_that_is_no_engine_is_told_of(root, tmp_path):
         task.value(task.questions("test")[0], "a1a8")
 
 
-def test_an_engine_that_is_not_there_is_told_before_anything_is_read(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"--config.tasks.engine=/no/where: there is no program at /no/where; install a UCI"):
-        make(tmp_path, test=("x:test",), engine="/no/where")
+def test_without_the_engine_that_was_named_the_task_does_without_and_says_why(root):
+    task = make(root, test=("x:test",), engine="/no/where")
+    assert not hasattr(task, "value") and task.questions("test") == make(root, test=("x:test",)).questions("test")
+    assert task.unvalued.startswith("--config.tasks.engine=/no/where: there is no program at /no/where; install a UCI")
+    assert make(root, test=("x:test",)).unvalued == ""
+
+
+def test_an_engine_that_is_gone_when_it_is_asked_who_it_is_is_told_of(root, engine):
+    task = make(root, test=("x:test",), engine=engine(a1a8="cp 1"))
+    pathlib.Path(task._judge.path).unlink()
+    with pytest.raises(ValueError, match="cannot be read .*; put it back, or name another one in --config.tasks.engine"):
+        task.valued_by()
+
+
+def test_an_engine_that_is_not_there_is_no_engine(monkeypatch):
     monkeypatch.setattr(chess_engine, "PLACES", ())
     monkeypatch.setattr(chess_engine.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="engine=auto: there is no program at stockfish; install a UCI engine .apt install"):
-        make(tmp_path, test=("x:test",), engine="auto")
+    with pytest.raises(chess_engine.NoEngine, match="engine=auto: there is no program at stockfish; install .* .apt install"):
+        chess_engine.Engine.found("auto", 5)
     with pytest.raises(ValueError, match="engine_nodes is 0, allowed is 1 or more"):
         chess_engine.Engine.found("auto", 0)
 

@@ -74,7 +74,7 @@ def test_the_token_to_look_at_is_the_last_before_the_stop_token_the_one_that_end
         return Ragged.of(rows, dtype)
 
     said = Rollout(ragged([[3, 4], [6], [9]]), ragged([[5, 2], [7, 8], [1]]), ragged([[0, 0], [0, 0], [0]], np.float32))
-    found, probe = features._sequences(said, token, (1, 2))
+    found, probe = features.sequences(said, token, (1, 2))
     assert [row.tolist() for row in found] == sequences
     assert probe.tolist() == [len(row) - 1 for row in sequences]
 

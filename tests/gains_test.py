@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from tests import tiny, toy
 from w2s_jax import features, gain_page, pipeline
 from w2s_jax.analysis import gains
+from w2s_jax.metrics import Undefined
 from w2s_jax.models import decoder, hf_io, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.run import Run, find_model
 from w2s_jax.store import Store, Stored
-from w2s_jax.types import LM, Batch, Question
+from w2s_jax.theory import overlap
+from w2s_jax.types import LM, Answers, Batch, Gold, Question
 
 METHODS = ("naive", "ntf", "oracle")
 
@@ -72,6 +75,8 @@ def test_each_method_that_was_taught_weak_labels_has_a_row_that_its_arrays_give(
         assert (arrays[f"taught/{one.method}"] == taught).all() and one.taught == taught.sum() < 25
         right, said = arrays[f"weak_right/{one.method}"], arrays[f"answer/{one.method}"]
         assert (right == (arrays[f"weak/{one.method}"] == arrays["gold"])).all()
+        assert (arrays["untaught_right"] == (arrays["untaught"] == arrays["gold"])).all()
+        assert one.untaught == pytest.approx(arrays["untaught_right"][~taught].mean())
         assert (arrays[f"right/{one.method}"] == (said == arrays["gold"])).all()
         assert one.held_out and one.n == 50
         assert one.misfit == pytest.approx(np.mean(said[~taught] != arrays[f"weak/{one.method}"][~taught]))
@@ -207,6 +212,140 @@ def test_planted_gains_come_out():
     assert found.probe_gain == pytest.approx(0.2, abs=0.06)  # a probe sees the class, and hardly learns what is random
     assert found.rule > 0 and found.overlap is not None and found.bound is not None
     assert found.gain_all >= found.bound_gain and found.kernel_gain > 0
+
+
+def test_distances_are_of_the_options_probabilities_and_nats_are_beside_the_teachers():
+    """The student gives its answer .8 and two others .1 each, so does the teacher its own; labels and truth have all of it."""
+    asked, one = planted()
+    found = of(asked, one)
+    unlike = np.mean([(k % 4 == 0) != (k % 10 == 0) for k in range(100, 200)])  # who is wrong is so in the same way
+    same, other = 0.2**2 + 2 * 0.1**2, 0.8**2 + 0.9**2 + 0.1**2
+    assert found.misfit_squared == pytest.approx((1 - unlike) * same + unlike * other)
+    assert found.gain_squared == pytest.approx(0.25 * 2 - 0.9 * same - 0.1 * other)
+    assert found.misfit_divergence == pytest.approx(unlike * 0.7 * np.log(8))
+    assert found.gain_divergence == pytest.approx((0.25 - 0.1) * np.log(8))
+    some = (np.arange(200) % 4 > 0)[:, None]  # none of the wrong labels: 5 of 75 students' answers are wrong
+    for holed in (of(dataclasses.replace(asked, truth=asked.truth * some), one), of(asked, one, target=one.target * some)):
+        assert holed.gain_squared == pytest.approx(-(70 * same + 5 * other) / 75)
+        assert holed.gain == found.gain, "answers are known without options"
+
+
+def test_overlap_is_of_the_taught_and_beside_it_of_all():
+    asked, one = planted()
+    kinds = overlap.detect(asked.sure, asked.student).kind == overlap.OVERLAP
+    taught = np.arange(200) % 3 == 0
+    found = gains.overlapping(asked, dataclasses.replace(one, taught=taught))
+    assert found == pytest.approx({"overlap": kinds[taught].mean(), "overlap_all": kinds.mean()})
+    assert 0 < found["overlap"] != found["overlap_all"]
+
+
+def test_a_probe_learns_the_taught_labels_and_is_judged_on_other_questions_alone():
+    asked, one = planted()
+    late = np.arange(200) >= 100
+
+    def gain(asked=asked, **changes):
+        return gains.probed(asked, dataclasses.replace(one, **changes), 0.01)["probe_gain"]
+
+    other = dataclasses.replace(asked, gold=np.where(late, asked.gold, (asked.gold + 1) % 3))
+    assert gain(other, weak_right=late & one.weak_right) == gain(), "what is true of the taught is not asked"
+    assert gain(weak=np.where(late, one.weak, asked.gold)) == pytest.approx(0.25), "labels that are right teach all classes"
+    for changes in ({"weak": np.where(late, one.weak, 0)}, {"labelled": ~late}, {"taught": np.zeros(200, bool)}):
+        with pytest.raises(Undefined, match="a probe needs two classes among the taught and questions that were not"):
+            gain(**changes)
+
+
+def test_expansion_speaks_of_all_questions_and_the_sign_rule_of_who_is_who():
+    asked, one = planted()
+    found = of(asked, one)
+    assert found.gain_all == pytest.approx(0.9 - 0.75) and found.bound_gain == pytest.approx(1 - 0.75 - found.bound)
+    wise = gains.turned(dataclasses.replace(asked, untaught=asked.gold), one, 0.01, 0)
+    assert wise["rule"] == pytest.approx(0, abs=1e-9) and found.rule > 0.1, "who knows the truth does not beat itself"
+
+
+def test_the_sample_is_the_seeds_and_keeps_its_order():
+    questions = [Question(f"q{k}", "t", "?") for k in range(200)]
+    drawn = [gains.sample(questions, 50, seed) for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2] and len({q.id for q in drawn[0]}) == 50
+    places = [[questions.index(q) for q in part] for part in drawn]
+    assert all(part == sorted(part) and part[-1] > 150 for part in places)
+    assert gains.sample(questions, 500, 3) == tuple(questions)
+
+
+def test_two_seeds_keep_all_rows_and_the_later_arrays_that_are_there():
+    first, later = ({"id": np.array([k])} for k in (0, 1))
+    rows = [gains.Gain("ntf", seed, 50, 20, True) for seed in (0, 1)]
+    one, other = gains.Gains((rows[0],), first, ("a",)), gains.Gains((rows[1],), later, ("b",))
+    whole = gains.joined(one, other)
+    assert whole.rows == tuple(rows) and whole.arrays is later and whole.notes == ("a", "b")
+    assert gains.joined(one, gains.Gains(notes=("b",))).arrays is first
+
+
+def test_an_answer_unlike_the_label_is_so_to_the_task_and_no_answer_is_unlike_all():
+    def answers(*finals):
+        return Answers(tuple(map(str, range(len(finals)))), finals, finals)
+
+    labels, said = answers("1", "1", "", "0.5"), answers("1", "2", "", ".5")
+    assert gains.unlike(labels, said, None).tolist() == [False, True, True, True]
+
+    def agree(found, wanted):
+        return np.array([a != "" != b and float(a) == float(b) for a, b in zip(found, wanted, strict=True)])
+
+    assert gains.unlike(labels, said, agree).tolist() == [False, True, True, False]
+
+
+def lesson(soft_labels=False, target=None):
+    """Two questions with two labels each: of the first, the second was taught; the second was not, and its first is none."""
+    options = ("no", "yes")
+    questions = [Question(i, "t", "?", options) for i in "ab"]
+    labels = Answers(tuple("aabb"), ("no", "yes", "", "yes"), ("no", "yes", "", "yes"))
+    logp = np.log([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2], [0.3, 0.7]])
+    relabelled = None if target is None else types.SimpleNamespace(value=types.SimpleNamespace(target=target))
+    offer = types.SimpleNamespace(
+        answers=labels, relabelled=relabelled, unlabelled=types.SimpleNamespace(extra={"option_logp": logp})
+    )
+    one = types.SimpleNamespace(offer=offer, chosen=types.SimpleNamespace(value=types.SimpleNamespace(row=np.array([1]))))
+    said = {
+        "answers": Answers(("a", "b"), ("yes", "no"), ("yes", "no")),
+        "extra": {"option_logp": np.log([[0.2, 0.8], [0.6, 0.4]])},
+    }
+    gold = Gold(("a", "b"), (("yes",), ("no",)))
+    student = types.SimpleNamespace(style="direct", soft_labels=soft_labels)
+    run = types.SimpleNamespace(task=None, config=types.SimpleNamespace(student=student))
+    return gains.as_taught(questions, one, said, gold, types.SimpleNamespace(belief=np.full((2, 2), 0.5)), run)
+
+
+def test_a_questions_label_is_the_one_that_was_taught_or_else_its_first_answer():
+    found = lesson()
+    assert found.weak.tolist() == [1, 1] and found.taught.tolist() == [True, False] and found.labelled.all()
+    assert found.weak_right.tolist() == [True, False] and found.right.tolist() == [True, True]
+    assert found.says.tolist() == [1, 0] and found.unlike.tolist() == [False, True]
+    assert found.target.tolist() == [[0, 1], [0, 1]]
+    np.testing.assert_allclose(found.probability, [[0.2, 0.8], [0.6, 0.4]])
+
+
+def test_what_is_taught_softly_is_the_teachers_probabilities_or_the_relabellers():
+    np.testing.assert_allclose(lesson(True).target, [[0.4, 0.6], [0.3, 0.7]])
+    given = np.array([[1.0, 0.0], [0.25, 0.75], [1.0, 0.0], [0.125, 0.875]])
+    assert lesson(True, given).target.tolist() == [[0.25, 0.75], [0.125, 0.875]]
+    assert lesson(False, given).target.tolist() == [[0, 1], [0, 1]]
+
+
+def test_a_teacher_is_as_sure_as_its_best_option_leads_and_of_free_answers_as_its_answer_is_probable():
+    questions = [Question(i, "t", "?", ("no", "yes"), group=group) for i, group in (("a", ""), ("b", "g"))]
+    gold = Gold(("b", "a"), (("no", "yes"), ("yes",)))
+    before = {"answers": Answers(("a", "b"), ("no", "yes"), ("no", "yes"))}
+    x = {"teacher": np.zeros((2, 1)), "student": np.ones((2, 1))}
+    extra = {"answer_logp": np.log([0.6, 0.5, 0.75]), "option_logp": np.log([[0.4, 0.6], [0.5, 0.5], [0.75, 0.25]])}
+    rows = np.array([2, 0])
+    found = gains.as_asked(questions, x, gold, before, types.SimpleNamespace(extra=extra), rows, "direct")
+    np.testing.assert_allclose(found.sure, [0.5, 0.2])
+    np.testing.assert_allclose(found.belief, [[0.75, 0.25], [0.4, 0.6]])
+    assert found.truth.tolist() == [[0, 1], [1, 0]] and found.gold.tolist() == [1, 0] and found.group == ("a", "g")
+    assert found.untaught.tolist() == [0, 1] and found.untaught_right.tolist() == [False, True]
+    del extra["option_logp"]
+    free = gains.as_asked(questions, x, gold, before, types.SimpleNamespace(extra=extra), rows, "direct")
+    np.testing.assert_allclose(free.sure, [0.75, 0.6])
+    assert free.belief is None and free.truth is None
 
 
 def test_what_was_taught_is_looked_at_only_where_nothing_else_is_left():

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests import tiny, toy
-from w2s_jax import choosing, gathering, pipeline, store
+from w2s_jax import calibrating, choosing, gathering, pipeline, store
 from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.packing import Shape
@@ -24,11 +24,12 @@ from w2s_jax.trust import artefact
 from w2s_jax.types import LM, Answers, Question
 
 LETTERS = tuple("ABCDE")
+WORDINGS = ("4 + {question}", "{question} a =", "b {question} c")
 CHOICE = (
-    "naive", "entropy", "margin", "icl_confidence", "p_true", "verbalised", "committee", "reward_model", "likelihood", "knn",
-    "logistic", "gold",
+    "naive", "entropy", "margin", "icl_confidence", "p_true", "verbalised", "paraphrase", "committee", "reward_model",
+    "likelihood", "knn", "logistic", "gold",
 )  # fmt: skip
-FREE = ("naive", "p_true", "self_consistency", "committee", "reward_model", "knn", "gold")
+FREE = ("naive", "p_true", "self_consistency", "paraphrase", "committee", "reward_model", "knn", "gold")
 
 
 def config(models, methods=CHOICE, interface="choice", target_gold="true", **teacher):
@@ -42,6 +43,7 @@ def config(models, methods=CHOICE, interface="choice", target_gold="true", **tea
     c.trust.committee.models = (strong, weak)
     c.trust.reward_model.model = judge
     c.trust.self_consistency.update(num_samples=5, temperature=1.0)
+    c.trust.paraphrase.wordings = WORDINGS
     c.trust.knn.k = 10
     c.teacher.shape.row_length = 48
     c.teacher.update(**teacher)
@@ -142,7 +144,7 @@ def test_changing_every_gold_answer_of_the_target_changes_the_gold_student_alone
 
 def test_evidence_is_gathered_for_the_source_to_calibrate_on_and_for_the_target(chosen):
     workdir, one, _, _ = chosen
-    for name in ("p_true", "verbalised", "committee_share", "reward", "likelihood"):
+    for name in ("p_true", "verbalised", "paraphrase_share", "committee_share", "reward", "likelihood"):
         for role in ("source", "target"):
             value = stored(workdir, f"{name} {role}").value
             assert value.shape == (60,) and value.dtype == np.float32 and np.isfinite(value).all() and len(set(value)) > 1
@@ -150,7 +152,7 @@ def test_evidence_is_gathered_for_the_source_to_calibrate_on_and_for_the_target(
     again = method_row(one.config, "reward_model")
     source, target = stored(workdir, "answer source").value["answers"], stored(workdir, "reward target").value
     correct = one.task.gold("source").grade(source)
-    fresh = pipeline.plugins.make("trust", again.trust, **again.args)
+    fresh = calibrating.plugins.make("trust", again.trust, **again.args)
     evidence = gathering.Looked(stored(workdir, "answer source"), None)
     evidence = dataclasses.replace(evidence_of(evidence), extra={"reward": stored(workdir, "reward source").value})
     assert fresh.fit(evidence, correct, None).fitted == fitted.fitted
@@ -249,7 +251,7 @@ def test_the_teacher_is_asked_about_each_answer_of_its_own(chosen):
 def test_a_row_without_an_answer_is_not_asked_about_and_has_0(written):
     workdir, one, _, _ = written
     finals = np.array(stored(workdir, "answer target").value["answers"].final)
-    for name in ("p_true", "sample_share", "committee_share"):
+    for name in ("p_true", "sample_share", "paraphrase_share", "committee_share"):
         assert not stored(workdir, f"{name} target").value[finals == ""].any()
     assert np.isneginf(stored(workdir, "reward target").value[finals == ""]).all()
     assert (stored(workdir, "p_true target").value[finals != ""] > 0).all() and (finals == "").any() and (finals != "").any()
@@ -318,6 +320,67 @@ def test_members_vote_once_each_and_greedily(written, chosen):
     np.testing.assert_allclose(stored(workdir, "committee_share target").value, votes)
 
 
+def test_a_paraphrase_share_is_of_the_greedy_answers_in_other_wordings(chosen, written):
+    for (workdir, one, _, _), rows in ((chosen, 60), (written, 120)):
+        labels = stored(workdir, "answer target").value["answers"]
+        again = [stored(workdir, f"answer target in wording {k}").value["answers"] for k in (1, 2, 3)]
+        assert all(said.question_id == tuple(q.id for q in one.task.questions("target")) for said in again)
+        share = stored(workdir, "paraphrase_share target").value
+        for r in range(rows):
+            said = [other.final[r * 60 // rows] for other in again]
+            assert share[r] == pytest.approx(said.count(labels.final[r]) / 3 if labels.final[r] else 0)
+        assert 0 < share.mean() < 1 and len({other.final for other in again}) == 3
+
+
+@pytest.mark.parametrize("style", ["direct", "letter"])
+def test_the_teacher_reads_each_wording_with_its_options_moved_on_and_its_answers_are_options(style, models, tmp_path):
+    c = config(models, ("paraphrase",))
+    c.teacher.style = style
+    one = Run(c, 0, Store(tmp_path / "store", workdir=tmp_path, log=lambda line: None), lambda *a: None)
+    teacher = find_model(one, c.teacher.model)
+    asked = one.task.questions("target")
+    unlabelled = gathering.Looked(gathering.answer(one, teacher, asked, "teacher", (), "answer"), None, asked, (), "target")
+    gathering.gather(one, teacher, [unlabelled], method_row(c, "paraphrase").asks)
+    lm = one.load(teacher, "float32")
+    asking = Asking(lm.tokenizer, style=style, chat=False, context=lm.config.max_position)
+    shape = Shape(row_length=48, batch_rows=4, max_segments=1)
+    for k, (before, after, options) in enumerate((("4 + ", "", "12340"), ("", " a =", "23401"), ("b ", " c", "34012")), 1):
+        moved = [dataclasses.replace(q, prompt=f"{before}{q.prompt}{after}", options=tuple(options)) for q in asked]
+        place = choosing.choose(
+            lm, [asking.ask(q) for q in moved], normalise="none", shape=shape, compute=tiny.compute()
+        ).option
+        said = stored(tmp_path, f"answer target in wording {k}").value["answers"].final
+        assert said == tuple(options[o] for o in place) and len(set(said)) > 1
+
+
+def test_options_stay_where_they_are_unless_they_are_to_be_moved(models, tmp_path, monkeypatch):
+    c = config(models, ("paraphrase",))
+    c.trust.paraphrase.reorder = False
+    one = Run(c, 0, Store(tmp_path), lambda *a: None)
+    seen = []
+    monkeypatch.setattr(gathering, "answer", lambda run, teacher, questions, *a, **kw: seen.extend(questions))
+    monkeypatch.setattr(gathering, "agreement", lambda *a: None)
+    looked = types.SimpleNamespace(questions=one.task.questions("target"), role="target", shown=())
+    gathering.gather(one, None, [looked], method_row(c, "paraphrase").asks)
+    assert len(seen) == 180 and {q.options for q in seen} == {tuple("01234")}
+
+
+def test_a_wording_that_makes_a_question_too_long_is_named(models, tmp_path):
+    c = config(models, ("naive", "paraphrase"))
+    c.trust.paraphrase.wordings = ("{question} a", "{question}" + " a" * 43)
+    with pytest.raises(ValueError, match="asks the teacher again in the wording '.question. a a a.*raise shape.row_length"):
+        run(tmp_path, c)
+
+
+def test_a_wording_without_its_question_is_refused_before_anything_is_asked(models, tmp_path):
+    c = config(models, ("naive", "paraphrase"))
+    c.trust.paraphrase.wordings = ("{question} a", "the same")
+    with pytest.raises(
+        ValueError, match="method 'paraphrase': wordings: 'the same' has no {question}.*config.trust.paraphrase"
+    ):
+        refused(tmp_path, c)
+
+
 def test_another_model_is_loaded_once_for_source_and_target_and_then_let_go(models, tmp_path, monkeypatch):
     c = config(models)
     one = Run(c, 0, Store(tmp_path, log=lambda line: None), lambda *a: None)
@@ -376,7 +439,11 @@ def refused(workdir, c):
 @pytest.mark.parametrize(
     ("method", "interface", "said"),
     [
-        ("entropy", "free", "'entropy': .*'option_logp': .*free answers have no options.*use confidence or self_consistency"),
+        (
+            "entropy",
+            "free",
+            "'entropy': .*'option_logp': .*free answers have no options.*use confidence, self_consistency or paraphrase",
+        ),
         ("margin", "free", "method 'margin': trust 'margin' needs 'option_logp'"),
         ("self_consistency", "choice", "'sample_share': further samples, and options are chosen in one pass.*use entropy"),
     ],
@@ -507,7 +574,7 @@ def test_a_judge_reads_question_and_answer_and_the_end_of_a_turn_under_a_chat_te
 # ---- A new pool ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["p_true", "committee", "reward_model", "knn", "icl_confidence"])
+@pytest.mark.parametrize("method", ["p_true", "paraphrase", "committee", "reward_model", "knn", "icl_confidence"])
 def test_a_stored_trust_function_is_given_what_it_asks_for_on_a_new_pool_too(method, chosen):
     workdir, one, _, _ = chosen
     folder = stored(workdir, f"calibrate {method}").path / "trust"
@@ -520,5 +587,7 @@ def test_a_stored_trust_function_is_given_what_it_asks_for_on_a_new_pool_too(met
 def test_a_stored_trust_function_is_refused_where_the_new_pool_cannot_give_what_it_asks_for(chosen, written):
     workdir, one, _, _ = chosen
     folder = stored(workdir, "calibrate entropy").path / "trust"
-    with pytest.raises(ValueError, match="trust 'entropy' needs 'option_logp'.*'free'; use confidence or self_consistency"):
+    with pytest.raises(
+        ValueError, match="trust 'entropy' needs 'option_logp'.*'free'; use confidence, self_consistency or paraphrase"
+    ):
         pipeline.judge(written[1], find_model(written[1], written[1].config.teacher.model), folder, role="target")

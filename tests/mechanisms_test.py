@@ -17,8 +17,8 @@ from w2s_jax.analysis import easy_first, mechanisms
 from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.run import Run, find_model
-from w2s_jax.store import Store, Stored
-from w2s_jax.types import LM, Question
+from w2s_jax.store import Ref, Store, Stored
+from w2s_jax.types import LM, Answers, Question, Relabelled
 
 VERSION = "1"
 METHODS = ("naive", "ntf", "shuffled", "difficulty_matched", "gold")
@@ -106,6 +106,25 @@ def test_the_untaught_students_own_difficulty_is_measured_where_it_is_asked_for(
     assert found[2].rho != found[1].rho and found[2].mean_all > 0
 
 
+def test_labels_that_were_dropped_have_no_part_in_trust_and_difficulty(models, linked):
+    root, choices, student = linked
+    one = choices["ntf"]
+    answers, kept = one.offer.answers, np.arange(60) % 3 > 0
+    final = tuple(text if there else "" for text, there in zip(answers.final, kept, strict=True))
+    made = Relabelled(Answers(answers.question_id, final, final), ("weak",) * 60, np.where(kept, one.offer.score, 0))
+    mended = dataclasses.replace(one, offer=dataclasses.replace(one.offer, relabelled=Ref(made, "a third dropped")))
+    run = a_run(config(models), root)
+    whole, *_ = mechanisms.compare_difficulty(run, choices, "ntf", student)
+    found, *_ = mechanisms.compare_difficulty(run, choices | {"ntf": mended}, "ntf", student)
+    right = run.task.gold("target").grade(answers)
+    hard = np.array([float(i.split()[3]) for i in answers.question_id])
+    weight = np.isin(np.arange(60), one.chosen.value.row)
+    wanted = easy_first.measure(
+        one.offer.score[kept], hard[kept], right[kept], weight[kept], np.array(answers.question_id)[kept]
+    )
+    assert (found.n, found.rho, found.auc) == (40, wanted.rho, wanted.auc) and found.auc != whole.auc
+
+
 def test_the_solver_judges_the_chosen_mismatches_of_each_method(models, linked):
     found = measured(models, linked).better
     assert [one.method for one in found] == list(WEAK)
@@ -187,6 +206,20 @@ def test_a_second_measurement_computes_nothing(models, linked):
     assert one.better == other.better
 
 
+def test_the_tasks_margin_is_the_judges_and_another_one_is_another_measurement(models, linked, monkeypatch):
+    exact, again = measured(models, linked).better, []
+    monkeypatch.setattr(Solved, "value_margin", 1.0, raising=False)
+    found = measured(models, linked, again).better
+    for one, other in zip(exact, found, strict=True):
+        assert (one.margin, other.margin) == (0.0, 1.0)
+        assert (other.better, other.equal, other.worse) == (one.better, one.equal + one.worse, 0)
+        assert (other.n, other.mismatches, other.judged, other.gap) == (one.n, one.mismatches, one.judged, one.gap)
+    judged = [line for line in again if line.startswith("better_than_gold")]
+    assert any(one.worse for one in exact) and len(judged) == len(WEAK) and not any("cached" in line for line in judged)
+    by_model = measured(models, linked, judge=str(models / "judge")).better
+    assert {one.margin for one in by_model} == {0.0}, "the margin is in the solver's unit, and a model judges in nats"
+
+
 def test_other_gold_answers_make_another_measurement(models, linked):
     root, choices, student = linked
     before = measured(models, linked)
@@ -260,12 +293,49 @@ def test_what_is_asked_for_in_vain_is_said_before_anything_is_computed(analysis,
     assert not list((tmp_path / "store").glob("answer-*"))
 
 
+def test_what_a_judge_said_before_it_failed_is_kept_and_its_failure_is_told(models, linked, monkeypatch):
+    root, choices, student = linked
+    value, failing = Solved.value, iter([False, True])
+
+    def judged(run, choices, method, judge=mechanisms.judged):
+        if next(failing, False):
+            monkeypatch.setattr(Solved, "value", crash)
+            monkeypatch.setattr(Solved, "value_margin", 0.5, raising=False)  # not what is stored
+        else:
+            monkeypatch.setattr(Solved, "value", value)
+        return judge(run, choices, method)
+
+    def crash(*asked):
+        raise ValueError("the engine failed at a1a2")
+
+    monkeypatch.setattr(mechanisms, "judged", judged)
+    found = mechanisms.measure(a_run(config(models), root), choices, student)
+    assert found.notes == (f"labels that differ from gold were not judged, those of {WEAK[1]}: the engine failed at a1a2",)
+    assert [one.method for one in found.better] == [WEAK[0], *WEAK[2:]] and found.easy_first
+
+
+def test_a_judge_that_was_named_and_is_not_there_is_told_of_at_the_start_and_in_the_end(models, linked, monkeypatch):
+    root, choices, student = linked
+    lines = []
+    one = a_run(config(models), root, lines)
+    monkeypatch.delattr(Solved, "value")
+    monkeypatch.setattr(Solved, "unvalued", "there is no program at /no/where", raising=False)
+    mechanisms.prepare(one)
+    assert lines == ["note: labels that differ from gold will not be judged: there is no program at /no/where"]
+    found = mechanisms.measure(one, choices, student)
+    assert found.notes == ("labels that differ from gold were not judged: there is no program at /no/where",)
+    assert not found.better and found.easy_first
+
+
 def test_a_judge_that_knows_no_letters_is_told_of_with_what_to_do_and_the_rest_is_measured(models, linked, tmp_path):
     sizes = dataclasses.replace(tiny.CONFIG, vocab_size=20)
     hf_io.save(LM(sizes, decoder.init(sizes, jax.random.key(0)), word_level(toy.make(seed=0).vocabulary())), tmp_path / "dumb")
     found = measured(models, linked, judge=str(tmp_path / "dumb"))
     (note,) = found.notes
-    assert re.search(r"(?s)not judged: analysis.judge='.*dumb' could not be asked.*the option ' A' has no tokens", note)
+    assert re.search(
+        r"(?s)not judged, those of naive, ntf.*: analysis.judge='.*dumb' could not be asked.*' A' has no tokens",
+        note,
+    )
     assert found.easy_first and not found.better
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests import tiny, toy
-from w2s_jax import pipeline
+from w2s_jax import pipeline, teaching
 from w2s_jax.models import decoder, hf_io, sharding
 from w2s_jax.models.compute import Compute
 from w2s_jax.packing import Shape
@@ -562,7 +562,7 @@ def test_a_target_without_gold_is_taught_and_leaves_what_was_written(tmp_path):
     trial = pipeline.link(run, *(find_model(run, word) for word in (config.teacher.model, config.student.model))).trial
     assert trial.objective == "grpo" and set(trial.trained) == {"naive"}
     labels = json.loads((tmp_path / "runs.json").read_text())
-    kept = json.loads((tmp_path / "store" / labels["teach naive"] / pipeline.COMPLETIONS).read_text())
+    kept = json.loads((tmp_path / "store" / labels["teach naive"] / teaching.COMPLETIONS).read_text())
     assert [one["round"] for one in kept] == sorted({one["round"] for one in kept}) and kept[0]["round"] == 0
     assert all(one["wanted"] in toy.DIGITS and len(one["answers"]) == 4 for one in kept)
     assert all(answer["reward"] == float(answer["final"] == one["wanted"]) for one in kept for answer in one["answers"])

@@ -17,7 +17,7 @@ import pytest
 from experiments import main
 from experiments.configs import base
 from tests import toy
-from w2s_jax import pipeline, store
+from w2s_jax import calibrating, pipeline, store, teaching
 from w2s_jax.looking import Looked, answer
 from w2s_jax.run import Model, Run, find_model
 from w2s_jax.settings import check, method_row, uses_target_gold
@@ -178,7 +178,7 @@ def test_the_calibration_part_keeps_passages_whole_unless_the_target_has_them_to
     labelled = Looked(Ref({"answers": Answers(ids, ids, ids), "extra": {}}, ""), None)
 
     def sides(target):
-        found = pipeline.hold_back(one, labelled, np.ones(80, bool), source, target)
+        found = calibrating.hold_back(one, labelled, np.ones(80, bool), source, target)
         assert found.held.sum() == 32
         return [len(set(found.held[8 * g : 8 * g + 8].tolist())) for g in range(10)], found.caveats
 
@@ -222,8 +222,8 @@ def test_every_row_of_a_balanced_run_takes_as_many_labels_of_each_class(tmp_path
     answers = Answers(tuple(q.id for q in questions), final, final)
     for row in check(config):
         seen = Looked(Ref({"answers": answers, "extra": {}}, "answered"), None)
-        offer = pipeline.Offer(Ref(rng.random(60).astype(np.float32), row.method), seen)
-        found = pipeline.select(one, row, offer, questions, 12).value
+        offer = teaching.Offer(Ref(rng.random(60).astype(np.float32), row.method), seen)
+        found = teaching.select(one, row, offer, questions, 12).value
         counts = [found.answers.final.count(digit) for digit in "012"]
         assert sum(counts) == 12 and (counts == [4, 4, 4]) == (row.method != "difficulty_matched"), row.method
 
@@ -380,11 +380,11 @@ def test_a_lesson_pairs_each_question_with_its_answer_and_weight():
     questions = tuple(Question(f"q{i}", "t", f"What is {i}?") for i in range(4))
     taught = Answers(("q3", "q1"), ("it is c", "it is a"), ("c", "a"))
     chosen = Selection(np.array([3, 1]), np.float32([0.5, 0.25]), np.zeros(4, np.float32), taught, ("weak",) * 2)
-    lesson = pipeline.compose(chosen, questions, None)
+    lesson = teaching.compose(chosen, questions, None)
     assert lesson.questions == (questions[3], questions[1]) and lesson.answers == taught
     assert lesson.weight.tolist() == [0.5, 0.25]
     gold = Gold(("q0", "q1", "q2", "q3"), (("w",), ("x", "also x"), ("y",), ("z",)))
-    assert pipeline.compose(chosen, questions, gold).answers == Answers(("q3", "q1"), ("z", "x"), ("z", "x"))
+    assert teaching.compose(chosen, questions, gold).answers == Answers(("q3", "q1"), ("z", "x"), ("z", "x"))
 
 
 def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
@@ -394,13 +394,15 @@ def test_only_the_oracle_is_given_gold_and_only_where_there_is_some():
     answers = Answers(("q0", "q1"), ("a", "b"), ("a", "b"))
     looked = Looked(Ref({"answers": answers, "extra": {}}, ""), None)
     gold = Gold(("q0", "q1"), (("a",), ("a",)))
-    assert pipeline.gather(oracle, looked, gold, {})["correct"].tolist() == [True, False]
-    assert pipeline.gather(ntf, looked, gold, {}) == {}
-    assert pipeline.gather(shuffled, looked, gold, {"ntf": "its scores", "other": "?"}) == {"score/ntf": "its scores"}
+    assert calibrating.known_of_target(oracle, looked, gold, {})["correct"].tolist() == [True, False]
+    assert calibrating.known_of_target(ntf, looked, gold, {}) == {}
+    assert calibrating.known_of_target(shuffled, looked, gold, {"ntf": "its scores", "other": "?"}) == {
+        "score/ntf": "its scores"
+    }
     with pytest.raises(ValueError, match="method 'oracle': trust 'controls' needs 'correct'"):
-        pipeline.gather(oracle, looked, None, {})
+        calibrating.known_of_target(oracle, looked, None, {})
     with pytest.raises(ValueError, match="needs 'score/ntf', but there is only .*score/other"):
-        pipeline.gather(shuffled, looked, gold, {"other": "?"})
+        calibrating.known_of_target(shuffled, looked, gold, {"other": "?"})
 
 
 def test_more_rows_compile_no_new_program(finished, tmp_path):
@@ -618,7 +620,7 @@ def test_adapters_stand_beside_their_student_and_are_a_model_word_of_their_own(f
 def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, monkeypatch):
     config, formats = toy.get_config(), []
     config.methods, config.student.param_dtype, config.student.training.lora_rank = ("naive",), "bfloat16", 2
-    teach = pipeline.trainer.teach
+    teach = teaching.trainer.teach
 
     def watched(lm, *args, **keywords):
         taught = teach(lm, *args, **keywords)
@@ -626,7 +628,7 @@ def test_a_base_held_in_bfloat16_is_taught_through_float32_adapters(finished, mo
         formats.append([{leaf.dtype.name for leaf in jax.tree.leaves(tree)} for tree in trees])
         return taught
 
-    monkeypatch.setattr(pipeline.trainer, "teach", watched)
+    monkeypatch.setattr(teaching.trainer, "teach", watched)
     run(finished[0], config)
     assert formats == [[{"bfloat16"}, {"bfloat16"}, {"float32"}]]
     run(finished[0])

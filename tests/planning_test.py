@@ -123,7 +123,8 @@ def run_as_planned(folder, interface, objective) -> None:
 
     config = split_toy(interface, objective)
     config.select.n = 10  # the toy finishes few free answers
-    config.methods = ("naive",)
+    config.methods = ("naive", "self_known")
+    config.relabel.self_known.num_samples = 0 if interface == "choice" else 2
     for section in (*config.pretrain.values(), config.student):
         section.training.epochs = 0.1
     for who in ("teacher", "student"):
@@ -180,11 +181,12 @@ def run_as_planned(folder, interface, objective) -> None:
 def test_a_run_calls_the_planned_programs_with_the_planned_shapes(interface, objective, tmp_path):
     said = subprocess_of_two_devices("--run", str(tmp_path), interface, objective)
     judged = dict(line.split(": ") for line in said.splitlines() if line.endswith((": True", ": False")))
-    names = ["pretrain weak", "pretrain strong", "observe teacher", "teach student", "compiler"]
+    names = ["pretrain weak", "pretrain strong", "observe teacher", "relabel student (observe 1)", "teach student", "compiler"]
     if interface == "choice":
-        names += ["answer teacher", "score student", "answer in texts"]
+        names += ["answer teacher", "score student", "answer in texts", "relabel student"]
     else:
-        names += [f"{stage} ({part})" for stage in ("answer teacher", "score student") for part in ("read", "write")]
+        stages = ("answer teacher", "score student", "relabel student", "relabel student again")
+        names += [f"{stage} ({part})" for stage in stages for part in ("read", "write")]
     if objective == "grpo":
         names += [f"teach student ({part})" for part in ("read", "write", "rescore")]
     assert judged == dict.fromkeys(names, "True"), said
@@ -255,6 +257,25 @@ def test_teachers_in_numbers_are_members_in_the_plan():
     c.relabel.boosted.models, c.relabel.experts.models = ("a", "b"), ("b", "c")
     judged = phases.judges([method_row(c, method) for method in ("naive", "boosted", "experts")])
     assert list(judged.values()) == [("committee_share", word) for word in "abc"]
+
+
+def test_a_student_that_is_asked_before_it_is_taught_is_planned_for():
+    def found(*methods, **changes):
+        c = toy.get_config()
+        c.methods = methods
+        c.update_from_flattened_dict(changes)
+        return {phase.name: phase for phase in phases.phases(c, jax.devices("cpu")[:1])}
+
+    assert not [name for name in found("naive", "ntf") if name.startswith("relabel")]
+    one = found("naive", "self_known", "selective")
+    asked, seen = one["relabel student"], one["relabel student (observe 1)"]
+    assert [name for name in one if name.startswith("relabel")] == ["relabel student", "relabel student (observe 1)"]
+    assert asked.key == one["score student"].key and asked.section == seen.section == "student"
+    assert seen.program is one["observe teacher"].program
+    strong = 4 * params_of(toy.get_config().pretrain["strong"].decoder)
+    assert budget.device_bytes(seen.arguments[0]) == strong != budget.device_bytes(one["observe teacher"].arguments[0])
+    two = found("self_known", "smoothed", **{"relabel.smoothed.layers": (0, -1)})
+    assert two["relabel student (observe 2)"].settings["layers"] == (0, -1)
 
 
 def two_judges():

@@ -350,7 +350,10 @@ def _mechanisms(**changes) -> Mechanisms:
     )
     usual = dict(
         easy_first=(own, eased, other),
-        better=(better, dataclasses.replace(better, method="naive", judged=0, share=None, share_lo=None, gap=None)),
+        better=(
+            better,
+            dataclasses.replace(better, method="naive", judged=0, share=None, share_lo=None, gap=None, margin=10.0),
+        ),
         coherence=gradients,
         learnt={"ntf": Learnt("loss", 120, 0.6543), "gold": Learnt("reward", 9, 0.5)},
         notes=("something was not measured: it was not asked for",),
@@ -369,6 +372,7 @@ def test_each_mechanism_is_told_in_its_own_columns_and_given_as_numbers(tmp_path
         "| 4.00 | 45 | 30.0 | 5.0 | 10.0 |",
         "| NTF | loss | 120 | 0.6543 |",
         "| NTF | oracle 7B | 50 | 12 | 9 | 4 | 2 | 3 | 67 [30, 92] | −0.03 |",
+        "| Naive | oracle 7B ± 10 | 50 | 12 | 0 |",
         "| NTF | 64 | +0.210 [+0.180, +0.250] | 0.330 [0.270, 0.390] | 5.50 | 21.25 | +0.870 [+0.790, +0.920] |",
         "| Naive | 63 | +0.040 | 0.110 | 9.75 | 44.50 | – |",
         "- NTF: it is constant.",
@@ -392,7 +396,7 @@ def test_each_mechanism_is_told_in_its_own_columns_and_given_as_numbers(tmp_path
     ]
     assert data["easy_first_strata"][3] == "ntf,task,1,0.9,55,0.8"
     assert data["learning_area"] == ["method,curve,steps,area", "ntf,loss,120,0.6543", "gold,reward,9,0.5"]
-    assert data["better_than_gold"][1] == "ntf,oracle 7B,50,12,9,4,2,3,0.666667,0.299,0.925,-0.031,"
+    assert data["better_than_gold"][1] == "ntf,oracle 7B,50,12,9,4,2,3,0.666667,0.299,0.925,-0.031,,0"
     assert data["coherence"][2] == "naive,63,0.04,,,0.11,,,9.75,44.5,,,,no interval"
 
 

@@ -120,7 +120,7 @@ def test_on_a_planted_world_its_labels_are_more_often_right_than_the_weak_ones(w
             assert abs(found.score[rows].mean() - right[rows].mean()) < most
 
 
-def test_selective_is_better_than_either_half(run, monkeypatch):
+def test_what_the_student_knows_is_better_than_the_weak_labels_and_selective_better_still(run, monkeypatch):
     def share(word):
         stored, target = relabel(run, word, monkeypatch)
         kept = [final != "" for final in stored.value.answers.final]

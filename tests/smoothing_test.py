@@ -35,12 +35,22 @@ def test_neighbours_are_those_of_an_exhaustive_search(k):
     np.testing.assert_allclose(far, distance[:, 1:], rtol=1e-6)
 
 
-def test_the_search_does_not_depend_on_its_blocks(monkeypatch):
+@pytest.mark.parametrize("k", [1, 5])
+def test_neighbours_of_other_groups_are_those_of_an_exhaustive_search(k):
     x, _ = points()
-    whole = smoothing.nearest(x, 5)
-    monkeypatch.setattr(smoothing, "BLOCK", 7 * len(x))
-    for one, other in zip(whole, smoothing.nearest(x, 5)):
-        np.testing.assert_array_equal(one, other)
+    group = np.sort(np.random.default_rng(0).integers(0, 20, len(x)))  # of unequal sizes
+    far = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    far[group[:, None] == group] = np.inf
+    wanted = np.argsort(far, axis=1)[:, :k]
+    index, distance = smoothing.nearest(x, k, group)
+    np.testing.assert_array_equal(index, wanted)
+    np.testing.assert_allclose(distance, np.take_along_axis(far, wanted, 1), rtol=1e-9)
+
+
+def test_of_points_at_one_place_none_is_its_own_neighbour():
+    x = np.zeros((9, 3))
+    index, distance = smoothing.nearest(x, 4)
+    assert not (index == np.arange(9)[:, None]).any() and not distance.any()
 
 
 def test_points_of_one_group_are_never_neighbours():

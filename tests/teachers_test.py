@@ -15,6 +15,7 @@ from w2s_jax.models import decoder, hf_io
 from w2s_jax.models.tokenizer import word_level
 from w2s_jax.run import Model, Run, find_model
 from w2s_jax.store import Ref, Store
+from w2s_jax.student import trainer
 from w2s_jax.types import LM, Answers, Question
 
 METHODS = ("naive", "boosted", "committee_vote", "experts", "gold")
@@ -93,6 +94,24 @@ def test_a_second_run_computes_nothing_and_says_the_weights_again(chosen, models
     _, again = run(workdir, config(models))
     weights = [line for line in lines if "weights" in line]
     assert [line for line in again if not line.endswith("cached")] == weights and len(weights) == 1
+
+
+def test_raven_is_taught_the_labels_of_each_teacher_on_the_rows_that_were_chosen(chosen, models, tmp_path, monkeypatch):
+    lessons, teach = [], trainer.teach
+
+    def watched(lm, lesson, *args, **keywords):
+        lessons.append(lesson)
+        return teach(lm, lesson, *args, **keywords)
+
+    monkeypatch.setattr(trainer, "teach", watched)
+    c = config(models, methods=("experts",))
+    c.student.objective, c.student.raven.teachers = "raven", 3
+    run(tmp_path, c)
+    (lesson,) = lessons
+    offered, rows = stored(tmp_path, "relabel experts"), stored(tmp_path, "select experts").row
+    assert len(rows) == 8 and not np.array_equal(rows, np.arange(8))
+    np.testing.assert_array_equal(lesson.experts, offered.experts[rows])
+    assert lesson.answers == offered.answers[rows] and lesson.experts.shape[1] == 3
 
 
 def test_what_the_target_answers_changes_no_student_but_that_of_gold(chosen, models, tmp_path):
@@ -222,7 +241,7 @@ def planted(tmp_path, monkeypatch, own, others, options=(), **student):
         asked.append(label)
         return keep(others[model.name], [q.id for q in questions])
 
-    monkeypatch.setattr(teachers, "answer", answer)
+    monkeypatch.setattr(gathering, "answer", answer)
     names = [name for name in others if name != "first"]
     monkeypatch.setattr(gathering, "find_model", lambda run, word: Model(word, "", word))
     seen = pipeline.Labelling(look("source"), np.zeros(len(own), bool), look("target"))

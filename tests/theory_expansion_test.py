@@ -36,6 +36,20 @@ def test_the_golden_numbers_come_out_to_the_digits_given(bound, letters, digits,
     assert round(bound(**letters).value, digits) == value
 
 
+@pytest.mark.parametrize(
+    "bound, constants, value",
+    [
+        (bounds.pseudolabel_correction, {"c": 1}, Fraction(11, 80)),  # (.2 - .1 + 2 x .1 x .05) / .8
+        (bounds.pseudolabel_correction_simple, {"c": 1}, Fraction(13, 80)),  # .2 / .8 x .05 + .2 - .1 / 2
+        (bounds.coverage_expansion, {"c1": Fraction(1), "c2": Fraction(1)}, Fraction(29, 160)),  # .05 + .1 x .05 / .8 + .1 / .8
+        (bounds.coverage_from_good, {"c": 1}, Fraction(49, 180)),  # .05 + .2 / .9
+    ],
+)
+def test_what_is_not_robust_adds_to_each_bound_as_by_hand(bound, constants, value):
+    given = {"err": Fraction(1, 5), "alpha": Fraction(1, 10), **constants}
+    assert bound(**given, rho=Fraction(1, 20)).value == value > bound(**given).value
+
+
 def test_co_training_is_coverage_expansion_at_its_best():
     err, alpha = Fraction(1, 5), Fraction(1, 10)
     assert bounds.blum_mitchell(err=err, alpha=alpha).value == (err - alpha) / (1 - 2 * alpha)
@@ -394,6 +408,24 @@ def test_on_embeddings_the_counted_bounds_are_kept_and_the_student_beats_its_lab
     assert num_classes == 2 or max(v.rho for v in found.counted) > 0
     table = found.table("e")
     assert all(len(row) == len(table.head) for row in table.rows)
+
+
+def test_the_table_says_that_a_graph_is_not_connected():
+    rng = np.random.default_rng(3)
+    gold = rng.integers(0, 2, 120)
+    x = rng.normal(size=(120, 3)) * 0.01 + gold[:, None] * np.array([5.0, -5.0, 5.0])  # two heaps, far apart
+    how = {"eta": 0.0, "resamples": 2, "l2": 0.1, "seed": 0}
+    assert "the graph is not connected" in probing.examine(x, gold, gold, neighbours=3, **how).table("e").note
+    assert "connected" not in probing.examine(x, gold, gold, neighbours=40, **how).table("e").note
+
+
+@pytest.mark.parametrize("change", [{"etas": (0.0, 2.0)}, {"probe_etas": (1.0,)}, {"arrays": "/no/where.npz"}])
+def test_what_is_wrong_with_a_study_is_said_before_anything_is_drawn(change, monkeypatch):
+    monkeypatch.setattr(expansion, "held", lambda *args, **keywords: pytest.fail("a table was made first"))
+    given = theory_expansion.get_config("quick").to_dict() | change
+    del given["name"]
+    with pytest.raises(ValueError, match="allowed is a flip rate|no/where"):
+        expansion.study(**given)
 
 
 def test_the_probe_separates_what_can_be_separated():

@@ -10,7 +10,7 @@ import pytest
 from experiments import transfer as command
 from experiments.configs import base
 from tests import toy
-from w2s_jax import gathering, looking, pipeline, store, transfer_page
+from w2s_jax import calibrating, gathering, looking, pipeline, store, transfer_page
 from w2s_jax.analysis import transfer
 from w2s_jax.looking import Looked
 from w2s_jax.run import Run, find_model
@@ -199,7 +199,7 @@ def test_a_label_is_asked_about_as_its_own_set_is_wherever_the_trust_function_wa
         return types.SimpleNamespace(value=np.linspace(0, 1, len(unlabelled.answers)))
 
     monkeypatch.setattr(pipeline, "examine", examine)
-    monkeypatch.setattr(pipeline, "calibrate", lambda run, row, *rest: fitted_at.append(run) or run.prefix.strip())
+    monkeypatch.setattr(calibrating, "calibrate", lambda run, row, *rest: fitted_at.append(run) or run.prefix.strip())
     monkeypatch.setattr(gathering, "gather", gather)
     monkeypatch.setattr(pipeline, "trust", trust)
     cells = transfer.matrix(datasets, None)

@@ -13,6 +13,7 @@ SMALL = dict(width=16, blocks=2, epochs=12, batch_rows=32, lr=3e-3)
 CASES = {  # word -> its keywords, several times where they change what it is; other words are made without any
     "controls": [{"kind": "random"}, {"kind": "constant"}, {"kind": "shuffled", "of": "ntf"}, {"kind": "oracle"}],
     "neural": [SMALL],
+    "ensemble": [{"size": 2, **SMALL}],
     "confidence": [{}, {"span": "completion"}],
     "self_assessment": [{"ask": "p_true"}, {"ask": "verbalised"}],
     "committee": [{"models": ("a", "b")}],
@@ -20,8 +21,12 @@ CASES = {  # word -> its keywords, several times where they change what it is; o
     "knn": [{"k": 20}],
 }
 ALL = [(word, args) for word in plugins.available("trust") for args in CASES.get(word, [{}])]
-RAW = ("answer_logp", "completion_logp", "p_true", "verbalised", "sample_share", "committee_share", "reward", "likelihood")
+RAW = (
+    "answer_logp", "completion_logp", "p_true", "verbalised", "sample_share", "paraphrase_share", "committee_share", "reward",
+    "likelihood",
+)  # fmt: skip
 """Evidence of one number a row: more of it is more trust."""
+SHARES = ("sample_share", "paraphrase_share", "committee_share")
 
 
 def world(rows=240, features=6, seed=0, share=0.6):
@@ -34,7 +39,7 @@ def world(rows=240, features=6, seed=0, share=0.6):
     logits = rng.normal(size=(rows, 4)) + np.outer(correct, [2, 0, 0, 0])
     option_logp = logits - np.logaddexp.reduce(logits, 1, keepdims=True)
     half = 0.5 * correct + 0.5 * rng.random(rows)
-    extra = {name: half for name in ("p_true", "verbalised", "sample_share", "committee_share", "score/ntf")}
+    extra = {name: half for name in ("p_true", "verbalised", *SHARES, "score/ntf")}
     extra |= {name: np.log(0.01 + half / 2) for name in ("answer_logp", "completion_logp", "likelihood")}
     extra |= {"reward": 10 * half - 40, "option_logp": option_logp, "correct": correct}
     return Evidence(Answers(ids, ids, ids), x, {name: np.asarray(a, np.float32) for name, a in extra.items()}), correct
@@ -243,6 +248,11 @@ def test_more_neighbours_than_the_source_has_are_refused():
         ("self_assessment", {"ask": "guess"}, "ask='guess': allowed are p_true, verbalised"),
         ("self_consistency", {"temperature": 0.0}, "temperature=0.0: allowed are 1 or more samples at a temperature above 0"),
         ("self_consistency", {"num_samples": 0}, "num_samples=0.*change trust.self_consistency"),
+        ("paraphrase", {"wordings": ()}, r"wordings=\(\): allowed is a tuple of one or more texts; change --config.trust.para"),
+        ("paraphrase", {"wordings": "So: {question}"}, "wordings='So: .question.': allowed is a tuple"),
+        ("paraphrase", {"wordings": (3,)}, r"wordings=\(3,\): allowed is a tuple"),
+        ("paraphrase", {"wordings": ("So: {question}", "Now {q}")}, "'Now {q}' has no {question}, which must stand where"),
+        ("paraphrase", {"wordings": ("{question}",) * 2, "reorder": False}, "allowed is each once where reorder=False"),
         ("committee", {}, r"models=\(\): allowed is a tuple of one or more models, each once; set --config.trust.committee"),
         ("committee", {"models": ("a", "a")}, r"models=\('a', 'a'\): allowed"),
         ("committee", {"models": "ab"}, "models='ab': allowed is a tuple"),
@@ -254,6 +264,14 @@ def test_more_neighbours_than_the_source_has_are_refused():
 def test_keywords_that_mean_nothing_are_refused(word, args, said):
     with pytest.raises(ValueError, match=said):
         plugins.make("trust", word, **args)
+
+
+def test_a_wording_may_come_twice_where_the_options_are_moved_and_braces_of_its_own_stay():
+    twice = plugins.make("trust", "paraphrase", wordings=["{question}", "{question}"])
+    assert twice.asks == {"paraphrase_share": {"wordings": ("{question}", "{question}"), "reorder": True}}
+    own = ("{question} In \\boxed{}.", "{a}: {question}")
+    once = plugins.make("trust", "paraphrase", wordings=own, reorder=False)
+    assert once.asks["paraphrase_share"] == {"wordings": own, "reorder": False}
 
 
 # ---- A planted world -------------------------------------------------------------------------------------------------

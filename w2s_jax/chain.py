@@ -32,7 +32,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from w2s_jax import comparison, metrics, pipeline
+from w2s_jax import comparison, costs, metrics, pipeline
 from w2s_jax.looking import ask
 from w2s_jax.models import hf_io
 from w2s_jax.recovery import Summary, Trial
@@ -117,6 +117,7 @@ class Chain:
         generations: of the chain first, then of each control.
         stopped: why it ended early, or "".
         refused: the detector's numbers for a teacher that was stopped before it taught anybody; None otherwise.
+        spent: what the methods of its own links cost.
     """
 
     seed: int
@@ -125,6 +126,7 @@ class Chain:
     generations: tuple[Generation, ...]
     stopped: str = ""
     refused: Signs | None = None
+    spent: costs.Costs = costs.Costs()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -165,7 +167,7 @@ def run_chain(run: Run) -> Chain:
     saw_gold: set[str] = set()  # the chains whose present teacher did
     watched: list[Watched] = []
     found: list[Generation] = []
-    stopped, refused, head = "", None, ""
+    stopped, refused, head, spent = "", None, "", costs.Costs()
     for number, (student, target) in enumerate(zip(students, targets, strict=True), 1):
         teacher = teachers[follow]
         one = run.at(f"gen {number}", own_config(run.config, number, head))
@@ -175,6 +177,7 @@ def run_chain(run: Run) -> Chain:
             break
         asked = {"source": source, "target": target}
         link = pipeline.link(one, teacher, student, generation=number, asked=asked)
+        spent += costs.count(one, teacher, student, link, generation=number)
         if follow not in link.students:
             raise ValueError(f"chain.follow={follow!r} needs the target's gold, and the target has none: follow another method")
         if number == 1:  # all chains begin with the same link
@@ -203,7 +206,7 @@ def run_chain(run: Run) -> Chain:
         run.store.log(f"{run.prefix}chain stopped {stopped}")
     order = list(dict.fromkeys((follow, *section.controls)))
     found.sort(key=lambda generation: order.index(generation.chain))
-    return Chain(run.seed, follow, len(students), tuple(found), stopped, refused)
+    return Chain(run.seed, follow, len(students), tuple(found), stopped, refused, spent)
 
 
 def handed_on(link: pipeline.Linked, student: Model, method: str) -> Model:

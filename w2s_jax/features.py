@@ -68,7 +68,7 @@ def observe(
     Raises:
         ValueError: an unknown `token`.
     """
-    sequence, probe = _sequences(rollout, token, lm.tokenizer.stop_ids)
+    sequence, probe = sequences(rollout, token, lm.tokenizer.stop_ids)
     model = compute.model(lm.config)
     bins = packing.pack(sequence.length, shape)
     batches_per_part = max(1, ROWS_PER_PART // (shape.batch_rows * shape.max_segments))
@@ -96,8 +96,12 @@ def observe(
     return np.load(out / "x.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _sequences(rollout: Rollout, token: str, stop_ids) -> tuple[Ragged, np.ndarray]:
-    """Prompt and completion end to end (or as much as is looked at), and the place of the token to look at."""
+def sequences(rollout: Rollout, token: str, stop_ids) -> tuple[Ragged, np.ndarray]:
+    """Prompt and completion end to end (or as much as is looked at), and the place of the token to look at.
+
+    Raises:
+        ValueError: an unknown `token`, or one that the model does not have.
+    """
     if token not in TOKENS:
         allowed = ", ".join(f"{word!r} ({said})" for word, said in TOKENS.items())
         raise ValueError(f"observe.token={token!r}: allowed are {allowed}; change it in the config")

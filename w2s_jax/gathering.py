@@ -2,6 +2,7 @@
 
     p_true, verbalised   the teacher is asked about its own answers            trust self_assessment
     sample_share         further samples of the teacher that agree             trust self_consistency
+    paraphrase_share     the teacher's answers in other wordings that agree    trust paraphrase
     committee_share      other models that agree                               trust committee
     reward, likelihood   another model's judgement of the answers              trust reward_model
 
@@ -25,7 +26,7 @@ from w2s_jax.run import Model, Run, find_model
 from w2s_jax.settings import Row, compute_of, computing_of, refuse_rows
 from w2s_jax.store import Stored
 from w2s_jax.student import rewards
-from w2s_jax.tasks import assessing
+from w2s_jax.tasks import assessing, rewording
 from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations
 from w2s_jax.types import LM, Answers, Question
@@ -96,16 +97,15 @@ def self_assessed(
     Rows without an answer have 0.
     """
     section, answers = run.config.teacher, looked.answers
-    of = {question.id: question for question in looked.questions}
     rows = list(zip(answers.question_id, answers.final, strict=True))
-    different = list(dict.fromkeys((i, final) for i, final in rows if final))
+    different = questions_about(looked, wording)
 
     def fn(work, **inputs):
         lm = run.load(teacher, section.param_dtype)
         asking = Asking(lm.tokenizer, style="letter", chat=section.chat, context=lm.config.max_position)
         found: dict[tuple[str, str], float] = {}
         if different:
-            asked = [wording(of[i], final) for i, final in different]
+            asked = list(different.values())
             passing = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section)}
             try:
                 answered = answering.by_choice(lm, asked, asking, normalise="none", **passing, label=f"{name} {looked.role}")
@@ -131,18 +131,55 @@ def self_assessed(
     )
 
 
+def questions_about(looked: Looked, wording: Callable[[Question, str], Question]) -> dict[tuple[str, str], Question]:
+    """What is asked about each different answer, by (question id, answer)."""
+    of = {question.id: question for question in looked.questions}
+    rows = zip(looked.answers.question_id, looked.answers.final, strict=True)
+    return {(i, final): wording(of[i], final) for i, final in dict.fromkeys(rows) if final}
+
+
 # ---- Who agrees ------------------------------------------------------------------------------------------------------
 
 
 def sample_share(run: Run, teacher: Model, roles: Sequence[Looked], *, num_samples: int, temperature: float) -> list[Stored]:
     """The share of further samples of the teacher that agree with each answer."""
     writing = {"num_samples": num_samples, "temperature": temperature}
-    found = []
-    for looked in roles:
-        label = f"answer {looked.role} again"
-        drawn = answer(run, teacher, looked.questions, "teacher", looked.shown, label, further=writing)
-        found.append(agreement(run, looked, "sample_share", [drawn]))
-    return found
+    return [agreement(run, looked, "sample_share", [sample(run, teacher, looked, **writing)]) for looked in roles]
+
+
+def sample(run: Run, teacher: Model, looked: Looked, **writing: Any) -> Stored:
+    """Further samples of the teacher, written as `writing` says."""
+    return answer(run, teacher, looked.questions, "teacher", looked.shown, f"answer {looked.role} again", further=writing)
+
+
+def paraphrase_share(
+    run: Run, teacher: Model, roles: Sequence[Looked], *, wordings: Sequence[str], reorder: bool
+) -> list[Stored]:
+    """The share of other wordings of its question in which the teacher agrees with each answer; once each, greedily.
+
+    Demonstrations are shown as they are. In the k-th wording the options are moved on by k places, if `reorder`.
+
+    Raises:
+        ValueError: the teacher cannot be asked in one of the wordings.
+    """
+    asked = {"wordings": wordings, "reorder": reorder}
+    return [agreement(run, looked, "paraphrase_share", in_wordings(run, teacher, looked, **asked)) for looked in roles]
+
+
+def in_wordings(run: Run, teacher: Model, looked: Looked, *, wordings: Sequence[str], reorder: bool) -> list[Stored]:
+    """The teacher's answers to the same questions in each wording."""
+    said = []
+    for k, wording in enumerate(wordings, 1):
+        questions = [rewording.reworded(question, wording, k if reorder else 0) for question in looked.questions]
+        try:
+            label = f"answer {looked.role} in wording {k}"
+            said.append(answer(run, teacher, questions, "teacher", looked.shown, label, once=True))
+        except ValueError as error:
+            raise ValueError(
+                f"trust 'paraphrase' asks the teacher again in the wording {wording!r}, and {teacher.name!r} could not be "
+                f"asked: {error}\n(a shorter wording in trust.paraphrase.wordings may do)"
+            ) from None
+    return said
 
 
 def committee_share(run: Run, teacher: Model, roles: Sequence[Looked], *, models: Sequence[str]) -> list[Stored]:
@@ -150,10 +187,15 @@ def committee_share(run: Run, teacher: Model, roles: Sequence[Looked], *, models
     asked: list[list[Stored]] = [[] for _ in roles]
     for member in committee(run, models=models):
         for said, looked in zip(asked, roles, strict=True):
-            label = f"answer {looked.role} {member.name}"
-            said.append(answer(run, member, looked.questions, "teacher", looked.shown, label, once=True))
+            said.append(ask_member(run, member, looked))
         run.let_go([member])
     return [agreement(run, looked, "committee_share", said) for said, looked in zip(asked, roles, strict=True)]
+
+
+def ask_member(run: Run, member: Model, looked: Looked) -> Stored:
+    """Another model's answers to the same questions, once and greedily."""
+    label = f"answer {looked.role} {member.name}"
+    return answer(run, member, looked.questions, "teacher", looked.shown, label, once=True)
 
 
 def committee(run: Run, *, models: Sequence[str]) -> list[Model]:
@@ -240,7 +282,6 @@ def judged(
 ) -> Stored:
     """f32[R]: what a judge makes of each answer as it was written. It computes as the teacher does, in the teacher's shape."""
     section, answers = run.config.teacher, looked.answers
-    of = {question.id: question for question in looked.questions}
     there = [r for r, final in enumerate(answers.final) if final]
 
     def fn(work, **inputs):
@@ -248,7 +289,7 @@ def judged(
         asking = Asking(lm.tokenizer, style=style, chat=chat, context=lm.config.max_position, demonstrations=shown)
         value = np.full(len(answers), -np.inf, np.float32)
         if there:
-            replies = [asking.reply(of[answers.question_id[r]], answers.text[r]) for r in there]
+            replies = replies_of(looked, asking)
             passing = {"shape": Shape(**section.shape), "compute": compute_of(run.mesh, section)}
             value[there] = judgement_of(lm, replies, **passing, label=f"{name} {looked.role}")
         if np.isnan(value).any():
@@ -271,6 +312,13 @@ def judged(
     )
 
 
+def replies_of(looked: Looked, asking: Asking) -> list[judgement.Reply]:
+    """What a judge reads: each question with its answer as it was written, where there is one."""
+    of, answers = {question.id: question for question in looked.questions}, looked.answers
+    rows = zip(answers.question_id, answers.text, answers.final, strict=True)
+    return [asking.reply(of[i], text) for i, text, final in rows if final]
+
+
 def find_classifier(run: Run, *, model: str, **others: Any) -> Model:
     """The sequence classifier of a config word: a local directory or a hub id.
 
@@ -287,6 +335,7 @@ PROVIDERS: Mapping[str, Callable[..., list[Stored]]] = {
     "p_true": p_true,
     "verbalised": verbalised,
     "sample_share": sample_share,
+    "paraphrase_share": paraphrase_share,
     "committee_share": committee_share,
     "reward": reward,
     "likelihood": likelihood,

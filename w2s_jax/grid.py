@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from w2s_jax import pipeline, plugins
+from w2s_jax import calibrating, pipeline, plugins
+from w2s_jax.looking import Looked
 from w2s_jax.run import Model, Run
 from w2s_jax.settings import keywords_of
 from w2s_jax.store import Stored
@@ -204,9 +205,9 @@ def fit(
     teacher: Model,
     settings: Sequence[Mapping[str, Any]],
     size: int,
-    labelled: pipeline.Looked,
+    labelled: Looked,
     correct: np.ndarray,
-    unlabelled: pipeline.Looked,
+    unlabelled: Looked,
     devices: Sequence[jax.Device],
     label: str,
 ) -> Stored:
@@ -217,7 +218,7 @@ def fit(
         size: heads of the program; the last ones are fitted again to fill it up.
         devices: to split the heads over.
     """
-    layers, about = list(run.config.observe.layers), pipeline.about(run, teacher, labelled)
+    layers, about = list(run.config.observe.layers), calibrating.about(run, teacher, labelled)
     fixed = keywords(run.config, {})
 
     def compute(work, **inputs):

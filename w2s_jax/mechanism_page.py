@@ -49,8 +49,9 @@ LEARNT = (
 )
 BETTER = (
     "Mismatches are chosen labels that differ from gold. Judged are those of which the judge can say which is better; a model"
-    " is shown both answers in both orders, and cannot say where its two replies disagree. The gap is the mean value of these"
-    " labels less that of gold (of a model: the log-odds that it gives them, nats)."
+    " is shown both answers in both orders, and cannot say where its two replies disagree. The gap is the median, over these"
+    " labels, of their value less that of gold (of a model: the log-odds that it gives them, nats). Equal: within the margin,"
+    " where ± names one behind the judge, in the unit of the gap."
 )
 COHERENCE = (
     "Gradients of single examples, of the student before it was taught, in the factors of its adapters (sketched). Cosine: mean"
@@ -217,7 +218,8 @@ def better_table(found: Sequence[BetterThanGold]) -> Table:
     for one in found:
         counts = (one.n, one.mismatches, one.judged, one.better, one.equal, one.worse)
         share = f"{percent(one.share, 0)} {limits_of(one.share_lo, one.share_hi)}".strip()
-        body.append([figures.name(one.method), one.judge, *(f"{k:,}" for k in counts), share, _signed(one.gap)])
+        judge = f"{one.judge} ± {one.margin:g}" if one.judge and one.margin else one.judge
+        body.append([figures.name(one.method), judge, *(f"{k:,}" for k in counts), share, _signed(one.gap)])
     return head, body
 
 

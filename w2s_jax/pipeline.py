@@ -3,8 +3,9 @@
     ask -> answer -> observe -> gather -> calibrate -> trust (-> relabel) -> select -> teach -> score -> recover -> audit
 
 This is the only file that calls `Task.gold`. It stands on `looking` (the teacher asked and observed), `gathering` (what else
-trust functions ask for), `relabelling` (labels in place of the teacher's) and `run` (what all stages share), which read the
-config as it does; what they call takes plain keyword arguments.
+trust functions ask for), `calibrating` (trust, fitted and asked), `relabelling` (labels in place of the teacher's), `teaching`
+(selection, lesson, student) and `run` (what all stages share), which read the config as it does; what they call takes plain
+keyword arguments.
 Gold answers of the target reach a stage before the student only in rows that say so (`labels="gold"`, the oracle, the
 same-purity control); the report marks them. Every stage goes through the store, so that methods share what they have in common.
 
@@ -14,44 +15,41 @@ Source: arXiv 2606.01000.
 import dataclasses
 import functools
 import hashlib
-import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from w2s_jax import certificate, gathering, metrics, plugins, processes, recovery, relabelling, scoring, selection
+from w2s_jax import gathering, metrics, plugins, recovery, relabelling, scoring, selection
+from w2s_jax.calibrating import (
+    calibrate,
+    certify,
+    checked_scores,
+    hold_back,
+    known_of_target,
+    match,
+    note_other_teacher,
+    opened,
+    trust,
+)
 from w2s_jax.looking import Labelling, Looked, answer, ask, look, shown_to
-from w2s_jax.models import hf_io, peft_io
-from w2s_jax.packing import Shape
 from w2s_jax.run import ROLES, Model, Run
 from w2s_jax.settings import (
     Row,
     asks_of,
     check,
-    compute_of,
-    computing_of,
-    keywords_of,
     refuse_choiceless,
     refuse_missing_evidence,
     refuse_other_features,
-    terms_of,
-    training_of,
     uses_target_gold,
-    writing_of,
 )
 from w2s_jax.store import Ref, Stored
-from w2s_jax.student import OnPolicy, OverOptions, online, rewards, trainer
-from w2s_jax.tasks.asking import Asking
 from w2s_jax.tasks.roles import Demonstrations, leave_out, refuse_overlap
-from w2s_jax.trust import artefact, controls
-from w2s_jax.types import Answers, Audit, Gold, Lesson, Question, Score, Selection
+from w2s_jax.teaching import Offer, compose, select, soften, teach
+from w2s_jax.trust import artefact
+from w2s_jax.types import Answers, Audit, Gold, Lesson, Question, Score
 
 VERSION = "3"
-COMPLETIONS = "completions.json"  # beside a student that learnt from what it wrote
 
 # ---- The link --------------------------------------------------------------------------------------------------------
 
@@ -76,55 +74,25 @@ class Linked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Offer:
-    """The labels of the target that a method chooses from, R rows.
-
-    Attributes:
-        scores: the stored trust scores of the teacher's own labels.
-        unlabelled: these labels, as the teacher gave them to this method.
-        relabelled: the stored `Relabelled` that takes their place, or None.
-    """
-
-    scores: Stored
-    unlabelled: Looked
-    relabelled: Stored | None = None
-
-    @property
-    def stored(self) -> Stored:
-        """Where the scores that the selection goes by come from."""
-        return self.relabelled or self.scores
-
-    @property
-    def answers(self) -> Answers:
-        return self.relabelled.value.answers if self.relabelled else self.unlabelled.answers
-
-    @property
-    def score(self) -> np.ndarray:
-        """f32[R]."""
-        return self.relabelled.value.score if self.relabelled else self.scores.value
-
-    @property
-    def origin(self) -> tuple[str, ...]:
-        """R words, see `types.Selection`."""
-        return self.relabelled.value.origin if self.relabelled else ("weak",) * len(self.answers)
-
-
-@dataclasses.dataclass(frozen=True)
 class Choice:
     """What one method chose.
 
     Attributes:
         row: of the config's table.
+        seen: source and target, as the teacher labels them for this method.
         target: the questions that were to choose from.
         offer: the labels that there were, and the trust in them.
         chosen, taught: the stored selection and student.
+        lesson: what the student was taught.
         shown: the demonstrations that students are shown.
     """
 
     row: Row
+    seen: Labelling
     target: tuple[Question, ...]
-    offer: "Offer"
+    offer: Offer
     chosen: Stored
+    lesson: Lesson
     taught: Stored
     shown: Demonstrations
 
@@ -183,6 +151,7 @@ def link(
     certified: dict[str, Stored] = {}
     offers: dict[str, Offer] = {}
     chosen: dict[str, Stored] = {}
+    lessons: dict[str, Lesson] = {}
     taught: dict[str, Stored] = {}
     matched = [row for row in rows if row.matches]  # to the selection of another row, which is made before
     others = [row for row in rows if not row.matches]
@@ -190,7 +159,7 @@ def link(
     def believed(row: Row, known: Mapping[str, Any]) -> None:
         """Fits a row's trust function and scores the target with it; `known` is evidence that is there already."""
         seen = labellings[row.shots]
-        given = gather(row, seen.unlabelled, gold["target"] if row.method in marked else None, scores, known)
+        given = known_of_target(row, seen.unlabelled, gold["target"] if row.method in marked else None, scores, known)
         # For the source too, unless nothing is fitted: a judge is loaded once for both, and `calibrate` finds it stored.
         roles = [seen.unlabelled] if row.reused else [seen.unlabelled, seen.labelled]
         given |= gathering.gather(run, teacher, roles, row.asks)[0] | known
@@ -230,6 +199,7 @@ def link(
         lesson = compose(chosen[row.method].value, target, gold["target"] if row.labels == "gold" else None)
         if row.labels == "weak":
             lesson = soften(lesson, chosen[row.method].value, offers[row.method], run.config.student.soft_labels)
+        lessons[row.method] = lesson
         taught[row.method] = teach(run, row.method, student, lesson, student_shown)
 
     graded = functools.partial(score, run, test, gold["test"])
@@ -265,9 +235,11 @@ def link(
     choices = {
         row.method: Choice(
             row,
+            labellings[row.shots],
             tuple(target),
             offers[row.method],
             chosen[row.method],
+            lessons[row.method],
             taught[row.method],
             student_shown,
         )
@@ -310,7 +282,7 @@ def believe(
     run: Run, row: Row, teacher: Model, fitted: Stored, looked: Looked, scores: Mapping[str, Stored] | None = None
 ) -> Stored:
     """The trust scores f32[R] of labels outside a link; `scores` are those of the rows before, on the same labels."""
-    given = gather(row, looked, None, scores or {}) | gathering.gather(run, teacher, [looked], row.asks)[0]
+    given = known_of_target(row, looked, None, scores or {}) | gathering.gather(run, teacher, [looked], row.asks)[0]
     return trust(run, row, fitted, looked, given)
 
 
@@ -353,380 +325,6 @@ def judge(run: Run, teacher: Model, folder: str, *, role: str) -> tuple[Answers,
     note_other_teacher(run, described, teacher)
     evidence = looked.evidence(opened(given))
     return looked.answers, checked_scores(fitted.score(evidence), len(looked.answers), described["trust"])
-
-
-def note_other_teacher(run: Run, described: Mapping[str, Any], teacher: Model) -> None:
-    if described["about"]["teacher_key"] != teacher.key:
-        known = described["about"]["teacher"]
-        run.store.log(
-            f"note: this trust function was fitted on the teacher {known!r}, another model than this {teacher.name!r}"
-        )
-
-
-# ---- 4 calibrate, 5 trust, 6 select ----------------------------------------------------------------------------------
-
-
-def gather(
-    row: Row, unlabelled: Looked, gold: Gold | None, scores: Mapping[str, Stored], known: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What a row's trust function asks for on the target alone: other rows' scores, or (the oracle) gold.
-
-    Args:
-        row, unlabelled, gold, scores: of the row, the target, its gold (for rows that may see it), the rows before it.
-        known: what is there already, see `match`.
-
-    Raises:
-        ValueError: it asks for something that this run cannot give.
-    """
-    found: dict[str, Any] = {}
-    for name in sorted(row.needs - set(unlabelled.extra) - set(gathering.PROVIDERS) - set(known or {})):
-        kind, _, method = name.partition("/")
-        if name == "correct" and gold is not None:
-            found[name] = gold.grade(unlabelled.answers)
-        elif kind == "score" and method in scores:
-            found[name] = scores[method]
-        else:
-            there = [*sorted({*unlabelled.extra, *gathering.PROVIDERS}), *(f"score/{m}" for m in scores)]
-            raise ValueError(
-                f"method {row.method!r}: trust {row.trust!r} needs {name!r}, but there is only {', '.join(there)} (scores of "
-                "the methods before it); reorder or change methods in the config"
-            )
-    return found
-
-
-def opened(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of gathered evidence."""
-    return {name: value.value if isinstance(value, Stored) else value for name, value in given.items()}
-
-
-def match(row: Row, questions: Sequence[Question], unlabelled: Looked, chosen: Mapping[str, Stored]) -> dict[str, np.ndarray]:
-    """What a row that is matched to another's selection is given: that selection, and how hard the questions are; no gold."""
-    selected = np.isin(np.arange(len(unlabelled.answers)), chosen[row.matches].value.row)
-    found = {f"selected/{row.matches}": selected}
-    if "difficulty" in row.needs:
-        found["difficulty"] = controls.difficulty(questions, unlabelled.answers, unlabelled.extra["answer_logp"])
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """The source rows that a certificate is made on.
-
-    Attributes:
-        held: bool[R], the rows that no trust function which is certified was fitted on.
-        correct: bool[R], whether each row of the source is right.
-        caveats: why a certificate made on them may not hold for the target.
-    """
-
-    held: np.ndarray
-    correct: np.ndarray
-    caveats: tuple[str, ...]
-
-
-def hold_back(
-    run: Run, labelled: Looked, correct: np.ndarray, source: Sequence[Question], target: Sequence[Question]
-) -> Calibration:
-    """Parts the source, before anything is fitted.
-
-    Questions of a group stay on one side, so that calibration questions are as new to the head as those of the target are;
-    where the target has questions of the source's groups it is not new to them either, and questions are drawn one by one.
-    """
-    asked = set(labelled.answers.question_id)
-    source = [q for q in source if q.id in asked]
-    together = not {q.group for q in source if q.group} & {q.group for q in target}
-    seed = np.asarray(jax.random.key_data(run.key("hold back")))
-    ids = certificate.hold_back(source, terms_of(run.config.select).calibration_frac, together, seed)
-    held = np.array([i in ids for i in labelled.answers.question_id], bool)
-    return Calibration(held, correct, certificate.caveats([q for q in source if q.id in ids], target))
-
-
-def calibrate(
-    run: Run, row: Row, labelled: Looked, correct: np.ndarray, teacher: Model, calibration: Calibration | None = None
-) -> Stored:
-    """A fitted trust function, as a folder `trust`; it outlives its run. A row that holds back has not seen `calibration`."""
-    fitted_on = about(run, teacher, labelled)
-    part = {"held": calibration.held} if calibration and row.holds_back else {}
-    if row.flipped:
-        correct, fitted_on = ~correct, {**fitted_on, "flipped": True}
-
-    def fit(work, **inputs):
-        evidence, right = labelled.evidence(opened(given)), correct
-        if part:
-            fitting = np.flatnonzero(~part["held"])
-            evidence, right = evidence[fitting], right[fitting]
-        fitted = plugins.make("trust", row.trust, **row.args).fit(evidence, right, run.key("calibrate"))
-        artefact.write(fitted, work.out / "trust", word=row.trust, args=row.args, about=fitted_on)
-
-    def copy(work, **inputs):
-        artefact.copy(row.reused, work.out / "trust")
-
-    label = f"calibrate {row.method}"
-    if row.reused:
-        note_other_teacher(run, artefact.describe(row.reused), teacher)
-        reused = Ref(None, run.store.content_key(row.reused))
-        return run.stage("calibrate", copy, code=("w2s_jax.trust.artefact",), label=label, alone=True, reused=reused)
-    (given,) = gathering.gather(run, teacher, [labelled], row.asks)
-    return run.stage(
-        "calibrate",
-        fit,
-        code=("w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
-        label=label,
-        alone=True,
-        trust=row.trust,
-        args=row.args,
-        about=fitted_on,
-        answered=labelled.answered,
-        observed=labelled.observed,
-        given=given,
-        correct=correct,
-        seed=run.seed,
-        **part,
-    )
-
-
-def about(run: Run, teacher: Model, labelled: Looked) -> dict[str, Any]:
-    """What a trust function is fitted on, for those who reuse it."""
-    observing, asking = run.config.observe, run.config.teacher
-    return {
-        "teacher": teacher.name,
-        "teacher_key": teacher.key,
-        "domain": run.config.domain,
-        "style": asking.style,
-        "layers": list(observing.layers),
-        "token": observing.token,
-        "shots": len(labelled.shown),
-    }
-
-
-def trust(run: Run, row: Row, fitted: Stored, unlabelled: Looked, given: Mapping[str, Any]) -> Stored:
-    """The trust scores f32[R] of the target's weak labels."""
-
-    def fn(work, **inputs):
-        function, _ = artefact.read(fitted.path / "trust")
-        return checked_scores(function.score(unlabelled.evidence(opened(given))), len(unlabelled.answers), row.trust)
-
-    return run.stage(
-        "trust",
-        fn,
-        code=("w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
-        label=f"trust {row.method}",
-        fitted=fitted,
-        answered=unlabelled.answered,
-        observed=unlabelled.observed,
-        given=dict(given),
-    )
-
-
-def checked_scores(score: np.ndarray, num_rows: int, word: str) -> np.ndarray:
-    """Refuses what is no trust score; a fork's own trust function may return anything."""
-    score = np.asarray(score, np.float32)
-    if score.shape != (num_rows,) or not np.isfinite(score).all() or score.min() < 0 or score.max() > 1:
-        raise ValueError(
-            f"trust {word!r} returned scores of shape {score.shape} from {score.min()} to {score.max()}; allowed are "
-            f"{num_rows} finite numbers in [0, 1]: mend its score()"
-        )
-    return score
-
-
-def certify(
-    run: Run, row: Row, teacher: Model, fitted: Stored, seen: Labelling, calibration: Calibration, scores: Stored
-) -> Stored:
-    """How pure what the thresholds of a fitted trust function keep is at least, from the source rows that were held back.
-
-    Raises:
-        ValueError: the trust function asks for something that there is of the target alone.
-    """
-    terms, rows = terms_of(run.config.select), np.flatnonzero(calibration.held)
-    labelled, unlabelled = seen.labelled, seen.unlabelled
-    (given,) = gathering.gather(run, teacher, [labelled], row.asks)
-    if missing := row.needs - set(labelled.extra) - set(given):
-        raise ValueError(
-            f"method {row.method!r}: trust {row.trust!r} needs {', '.join(sorted(missing))}, which there is of the target "
-            "alone, so nothing can be certified on the source; choose another trust.name or select.rule in the config"
-        )
-
-    def fn(work, **inputs):
-        function, _ = artefact.read(fitted.path / "trust")
-        part = labelled.evidence(opened(given))[rows]
-        score = checked_scores(function.score(part), len(rows), row.trust)
-        best, kept = selection.best_rows(score, part.answers), selection.best_rows(scores.value, unlabelled.answers)
-        right = calibration.correct[rows][best]
-        return certificate.certify(score[best], right, terms, target_score=scores.value[kept], caveats=calibration.caveats)
-
-    found = run.stage(
-        "certify",
-        fn,
-        code=("w2s_jax.certificate", "w2s_jax.selection", "w2s_jax.trust.artefact", *plugins.source_words("trust", row.trust)),
-        label=f"certify {row.method}",
-        fitted=fitted,
-        answered=labelled.answered,
-        observed=labelled.observed,
-        given=given,
-        held=calibration.held,
-        correct=calibration.correct,
-        scores=scores,
-        target=unlabelled.answered,
-        terms=dataclasses.asdict(terms),
-        caveats=calibration.caveats,
-    )
-    for said in (certificate.sentence(found.value), *calibration.caveats):
-        run.store.log(f"{run.prefix}certified purity of {row.method}: {said}")
-    return found
-
-
-def select(
-    run: Run,
-    row: Row,
-    offer: Offer,
-    questions: Sequence[Question],
-    num_taught: int | None,
-    certified: Stored | None = None,
-) -> Stored:
-    """The rows that the student will be taught; `num_taught` of them where another row has settled the number.
-
-    Equal numbers are what makes methods comparable, whatever the rule; equal classes too, under a rule that makes them.
-    """
-    section = run.config.select
-    rule = selection.RULES[section.rule]
-    wanted = inspect.signature(rule).parameters
-    if row.everything:
-        rule, amounts = selection.fraction, {"fraction": 1.0}
-    elif row.matches or (num_taught is not None and not row.leads and "n" not in wanted):
-        rule, amounts = selection.top_n, {"n": num_taught}
-    else:
-        amounts = {name: section[name] for name in wanted if name in section}
-        if "classes" in wanted:
-            amounts["classes"] = selection.classes(questions, offer.answers, section.balance)
-        if "certificate" in wanted:
-            amounts["certificate"] = certified.value
-
-    def fn(work, **inputs):
-        chosen = rule(offer.score, offer.answers, **amounts)
-        return dataclasses.replace(chosen, origin=tuple(offer.origin[r] for r in chosen.row))
-
-    return run.stage(
-        "select",
-        fn,
-        code=("w2s_jax.selection",),
-        label=f"select {row.method}",
-        scores=offer.stored,
-        answers=offer.answers,
-        rule=rule.__name__,
-        amounts=amounts,
-    )
-
-
-def compose(chosen: Selection, questions: Sequence[Question], gold: Gold | None) -> Lesson:
-    """The lesson of a selection; with `gold`, the gold answers to the same questions (rows marked `uses_target_gold`)."""
-    of, answers = {q.id: q for q in questions}, chosen.answers
-    if gold is not None:
-        true = gold.answers()
-        final = dict(zip(true.question_id, true.final, strict=True))
-        texts = tuple(final[i] for i in answers.question_id)
-        answers = Answers(answers.question_id, texts, texts)
-    return Lesson(tuple(of[i] for i in answers.question_id), answers, chosen.weight)
-
-
-def soften(lesson: Lesson, chosen: Selection, offer: Offer, soft_labels: bool) -> Lesson:
-    """A lesson of weak labels with what else is known of them: each teacher's own labels where a relabeller asked several, and
-    (`soft_labels`) soft ones, a relabeller's or the teacher's.
-
-    Raises:
-        ValueError: the teacher's probabilities are asked for, and its answers are free.
-    """
-    target = experts = None
-    if offer.relabelled:
-        experts = offer.relabelled.value.experts
-        target = offer.relabelled.value.target if soft_labels else None
-    elif soft_labels:
-        if "option_logp" not in offer.unlabelled.extra:
-            raise ValueError(
-                "student.soft_labels=True: soft labels are probabilities of options, and these questions have none; set it to "
-                "False in the config"
-            )
-        target = np.exp(offer.unlabelled.extra["option_logp"])
-    row = chosen.row
-    return dataclasses.replace(
-        lesson,
-        target=None if target is None else target[row],
-        experts=None if experts is None else experts[row],
-    )
-
-
-# ---- 7 teach ---------------------------------------------------------------------------------------------------------
-
-
-def teach(run: Run, method: str, student: Model, lesson: Lesson, shown: Demonstrations) -> Stored:
-    """The student after the lesson, a Hugging Face directory `model`; adapters also on their own, as a PEFT one, `adapter`."""
-    section = run.config.student
-    word, asking = section.objective, {"style": section.style, "chat": section.chat}
-    args = keywords_of(section, word)
-    objective = plugins.make("objective", word, **args)
-
-    def fn(work, **inputs):
-        lm = run.load(student, section.param_dtype, section.quantise)
-        asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=shown)
-        if isinstance(objective, OnPolicy):
-            learn = functools.partial(online.teach, dialogue=dialogue_of(run, section, asked))
-        else:
-            encode = asked.ask if isinstance(objective, OverOptions) else asked.answer
-            learn = functools.partial(trainer.teach, encode=encode)
-        taught = learn(
-            lm,
-            lesson,
-            objective,
-            training=training_of(section.training),
-            shape=Shape(**section.training.shape),
-            compute=compute_of(run.mesh, section),
-            key=run.key("teach"),
-            partial=work.partial,
-            log=functools.partial(run.log, f"{run.prefix}teach {method}", work.out.name),
-            label=f"teach {method}",
-        )
-        hf_io.save(taught.lm, work.out / "model")
-        if taught.adapters and not student.adapter:  # on a base with an adapter of its own it would say nothing alone
-            peft_io.save(taught.adapters, lm.config, work.out / "adapter", base=student.hub_id or student.folder)
-        if processes.is_first() and (written := online.completions(work.partial)):
-            (work.out / COMPLETIONS).write_text(json.dumps(written, ensure_ascii=False, indent=1))
-
-    code = ("student.trainer", "models.hf_io", "models.peft_io", "tasks.asking")
-    code = (*(f"w2s_jax.{module}" for module in code), *plugins.source_words("objective", word))
-    reading = {}
-    if isinstance(objective, OnPolicy):  # the task reads the answers, and a reward may be a user's own
-        reading = {"writing": writing_of(section), "shape": section.shape.to_dict()}
-        reading |= run.judged_by
-        code += ("w2s_jax.student.online", *plugins.source_words("task", run.config.tasks.name))
-        code += rewards.source_words(objective.rewards)
-    return run.stage(
-        "teach",
-        fn,
-        code=code,
-        label=f"teach {method}",
-        student=student.ref,
-        lesson=lesson,
-        objective=word,
-        args=args,
-        training=section.training.to_dict(),
-        asking=asking,
-        shown=shown,
-        computing=computing_of(run.config, section),
-        quantise=section.quantise,
-        seed=run.seed,
-        **reading,
-    )
-
-
-def dialogue_of(run: Run, section: ConfigDict, asking: Asking) -> online.Dialogue:
-    """How a student writes and is read while it learns."""
-    return online.Dialogue(
-        asking=asking,
-        extract=run.task.extract,
-        agree=getattr(run.task, "agree", rewards.equal),
-        stop_texts=tuple(section.stop_texts),
-        num_slots=section.num_slots,
-        row_length=min(section.shape.row_length, section.training.shape.row_length),
-        compute=compute_of(run.mesh, section, dtype=section.decode_dtype),
-    )
 
 
 # ---- 8 score, 10 audit -----------------------------------------------------------------------------------------------
@@ -772,9 +370,7 @@ def audit(
         )
 
     group = {q.id: q.group or q.id for q in questions}
-    there = np.arange(len(offer.answers))
-    if offer.relabelled:
-        there = np.flatnonzero([final != "" for final in offer.answers.final])
+    there = offer.there
     cluster = tuple(group[offer.answers.question_id[r]] for r in there)
 
     def fn(work, **inputs):

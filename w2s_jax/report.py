@@ -18,12 +18,13 @@ from typing import Any
 
 from etils import epath
 
-from w2s_jax import chain_page, figures, gain_page, mechanism_page
+from w2s_jax import chain_page, cost_page, figures, gain_page, mechanism_page
 from w2s_jax.analysis.gains import Gains
 from w2s_jax.analysis.mechanisms import Mechanisms
 from w2s_jax.certificate import sentence
 from w2s_jax.chain import Point
 from w2s_jax.chain_page import Snowball
+from w2s_jax.costs import Costs
 from w2s_jax.recovery import MEAN, Summary
 from w2s_jax.types import Audit, Certificate, Recovery
 from w2s_jax.typesetting import (
@@ -95,6 +96,7 @@ def write(
     certificates: Mapping[str, Certificate] | None = None,
     mechanisms: Mechanisms | None = None,
     gains: Gains | None = None,
+    costs: Costs | None = None,
     context: Mapping[str, str] | None = None,
     title: str = "Weak-to-strong recovery",
 ) -> epath.Path:
@@ -109,6 +111,7 @@ def write(
         certificates: by method, of one seed, where the purity of the selection was certified.
         mechanisms: of one seed, where it was measured why trust works.
         gains: of all seeds, where it was measured what theory predicts of them.
+        costs: of all seeds and links, what each method took.
         context: what was run, heading -> text, such as the resolved config.
         title: of the page.
     """
@@ -118,14 +121,16 @@ def write(
     for name in listed(page):
         (folder / name).unlink(missing_ok=True)
     (folder / "recovery.json").write_text(to_json(rows, summary))
-    certificates, mechanisms, gains = certificates or {}, mechanisms or Mechanisms(), gains or Gains()
-    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms, gains))
+    certificates, mechanisms, gains, costs = certificates or {}, mechanisms or Mechanisms(), gains or Gains(), costs or Costs()
+    (folder / "recovery.md").write_text(to_markdown(summary, audits, title, certificates, snowball, mechanisms, gains, costs))
     if snowball:
         whole = {"schema": 1, "chains": plain(snowball.chains)}
         (folder / "chain.json").write_text(json.dumps(whole, sort_keys=True, indent=1, allow_nan=False) + "\n")
-    for name, text in _data(summary, audits, learning, certificates, snowball, mechanisms, gains).items():
+    for name, text in _data(summary, audits, learning, certificates, snowball, mechanisms, gains, costs).items():
         (folder / "data" / name).write_text(text)
-    page.write_text(to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms, gains))
+    page.write_text(
+        to_html(rows, summary, audits, learning, certificates, context or {}, title, snowball, mechanisms, gains, costs)
+    )
     return page
 
 
@@ -177,6 +182,7 @@ def to_markdown(
     snowball: Snowball | None = None,
     mechanisms: Mechanisms | None = None,
     gains: Gains | None = None,
+    costs: Costs | None = None,
 ) -> str:
     """Returns the tables as Markdown."""
     out = [f"# {title}", ""]
@@ -205,6 +211,8 @@ def to_markdown(
         out += mechanism_page.markdown(mechanisms, summary, several=any(s.seeds > 1 for s in summary))
     if gains:
         out += gain_page.markdown(gains, several=any(s.seeds > 1 for s in summary))
+    if costs:
+        out += cost_page.markdown(costs, several=any(s.seeds > 1 for s in summary))
     if certificates:
         out += ["## What purity is certified?", ""]
         for key, one in certificates.items():
@@ -223,6 +231,7 @@ def to_html(
     snowball: Snowball | None = None,
     mechanisms: Mechanisms | None = None,
     gains: Gains | None = None,
+    costs: Costs | None = None,
 ) -> str:
     """Returns the page. Of a chain's controls it shows what the chain's own section says."""
     body = [f"<header><h1>{escape(title)}</h1>{_lead(summary, snowball)}</header>"]
@@ -235,17 +244,18 @@ def to_html(
         heading = _heading(link, part) if len(links) > 1 else "What was recovered"
         body.append(_link_section(heading, part, rows))
     body.append(_trust_section(summary, audits))
-    mechanisms, gains = mechanisms or Mechanisms(), gains or Gains()
+    mechanisms, gains, costs = mechanisms or Mechanisms(), gains or Gains(), costs or Costs()
     body.append(mechanism_page.section(mechanisms, summary, several=any(s.seeds > 1 for s in summary)))
     body.append(gain_page.section(gains, several=any(s.seeds > 1 for s in summary)))
     body.append(_certificate_section(certificates, several=any(s.seeds > 1 for s in summary)))
     body.append(_learning_section(learning, several=any(s.seeds > 1 for s in summary)))
+    body.append(cost_page.section(costs, several=any(s.seeds > 1 for s in summary)))
     if context:
         parts = "".join(f"<details><summary>{escape(k)}</summary><pre>{escape(v)}</pre></details>" for k, v in context.items())
         body.append(f"<section><h2>What was run</h2>{parts}</section>")
     body.append(_READING)
     files = ["recovery.json", "recovery.md", *["chain.json"] * bool(snowball)]
-    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball, mechanisms, gains)]
+    files += [f"data/{name}" for name in _data(summary, audits, learning, certificates, snowball, mechanisms, gains, costs)]
     body.append("<footer>Numbers: " + " · ".join(f'<a href="{f}">{f}</a>' for f in files) + "</footer>")
     return PAGE.format(title=escape(title), body="\n".join(body))
 
@@ -560,6 +570,7 @@ def _data(
     snowball: Snowball | None,
     mechanisms: Mechanisms,
     gains: Gains,
+    costs: Costs,
 ) -> dict[str, str]:
     """Returns the figures' numbers: file name -> CSV."""
     link = ["domain", "teacher", "student", "objective", "generation", "method"]
@@ -598,7 +609,7 @@ def _data(
     if certificates:
         lines = [[key, *line] for key, one in certificates.items() for line in one.curve.tolist()]
         files["certificate.csv"] = csv_text(CERTIFICATE, lines)
-    return files | mechanism_page.data(mechanisms) | gain_page.data(gains)
+    return files | mechanism_page.data(mechanisms) | gain_page.data(gains) | cost_page.data(costs)
 
 
 _READING = """<section><h2>How the numbers are defined</h2><dl>

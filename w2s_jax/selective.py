@@ -258,8 +258,7 @@ def know(
     """
     further, seed = None, None
     if num_samples and run.task.interface == "free":
-        writing = {"num_samples": num_samples, **PLAIN}
-        further = answer(run, student, own.questions, "student", own.shown, "answer source student again", further=writing)
+        further = sample(run, student, own, num_samples)
     elif num_samples:
         seed = np.asarray(jax.random.key_data(run.key("know")))
     of: dict[str, list[bool]] = {}
@@ -304,6 +303,12 @@ def know(
         f"{told['own']:.3f}, of the weak ones {told['weak']:.3f}, of both mixed {told['mixed']:.3f}"
     )
     return found
+
+
+def sample(run: Run, student: Model, own: Looked, num_samples: int) -> Stored:
+    """The student's samples of free answers to each question of the source."""
+    writing = {"num_samples": num_samples, **PLAIN}
+    return answer(run, student, own.questions, "student", own.shown, "answer source student again", further=writing)
 
 
 def parts(run: Run, questions: Sequence[Question], target: Sequence[Question], shares: Sequence[float]) -> np.ndarray:
@@ -421,11 +426,9 @@ def observe_options(run: Run, own: Looked, student: Model, layers: Sequence[int 
     def fn(work, **inputs):
         lm = run.load(student, section.param_dtype)
         asked = Asking(lm.tokenizer, **asking, context=lm.config.max_position, demonstrations=own.shown)
-        said = [(one.prompt, option) for one in map(asked.ask, own.questions) for option in one.candidates]
-        prompt, completion = (Ragged.of(column, np.int32) for column in zip(*said, strict=True))
         features.observe(
             lm,
-            Rollout(prompt, completion, Ragged(np.zeros(len(completion.flat), np.float32), completion.offset)),
+            with_options(own.questions, asked),
             **asked_for,
             shape=Shape(**section.shape),
             compute=compute_of(run.mesh, section),
@@ -446,6 +449,13 @@ def observe_options(run: Run, own: Looked, student: Model, layers: Sequence[int 
         computing=computing_of(run.config, section),
         shape=section.shape.to_dict(),
     )
+
+
+def with_options(questions: Sequence[Question], asking: Asking) -> Rollout:
+    """Each question with each of its options behind it."""
+    said = [(one.prompt, option) for one in map(asking.ask, questions) for option in one.candidates]
+    prompt, completion = (Ragged.of(column, np.int32) for column in zip(*said, strict=True))
+    return Rollout(prompt, completion, Ragged(np.zeros(len(completion.flat), np.float32), completion.offset))
 
 
 def assure(run: Run, seen: Labelling, own: Looked, smoothed: Stored, grade: Ref) -> Stored:

@@ -75,11 +75,17 @@ def asks_of(trust: Trust) -> dict[str, dict[str, Any]]:
 
 
 CHOICE_ONLY = {
-    "option_logp": ("the probability of each option, and free answers have no options", "confidence or self_consistency"),
+    "option_logp": (
+        "the probability of each option, and free answers have no options",
+        "confidence, self_consistency or paraphrase",
+    ),
 }
 FREE_ONLY = {
-    "sample_share": ("further samples, and options are chosen in one pass that knows their probabilities", "entropy or margin"),
-    "vote_share": ("votes among samples, and options are chosen in one pass", "entropy or margin"),
+    "sample_share": (
+        "further samples, and options are chosen in one pass that knows their probabilities",
+        "entropy, margin or paraphrase",
+    ),
+    "vote_share": ("votes among samples, and options are chosen in one pass", "entropy, margin or paraphrase"),
 }
 """Evidence that tasks of one interface alone can give: (what it is and why the other cannot, what to use there instead)."""
 

@@ -7,8 +7,8 @@
 A point without neighbours is its own, so that it keeps its label. What is far from everything is such a point: its weights
 are 0 in floating point. The rows of P and of Y sum to 1, so those of F do.
 
-Costs: the search is exact, in blocks of a matrix product, quadratic in points (with hundreds of features a k-d tree is slower);
-all the rest is linear in edges, of which there are at most N k.
+Costs: the search is exact, scipy's k-d tree; with hundreds of features it looks at nearly all pairs, so that it is quadratic in
+points. All the rest is linear in edges, of which there are at most N k.
 
 Source: arXiv 2511.14166 (weak labels refined by graph smoothing); Zhou et al., NeurIPS 2003, and Zhu and Ghahramani 2002 for
 the standard forms. Deviations: 1. the paper's internals are not known to us; row-stochastic P instead of D^-1/2 W D^-1/2, so
@@ -21,10 +21,9 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph, linalg
+from scipy.spatial import cKDTree
 
-VERSION = "1"
-BLOCK = 1 << 24
-"""Distances that are in memory at once."""
+VERSION = "2"
 TOLERANCE = 1e-9
 """How far the iteration may stop from where it would come to rest."""
 
@@ -115,18 +114,10 @@ def nearest(x: np.ndarray, k: int, group: np.ndarray | None = None) -> tuple[np.
         )
     if not np.isfinite(x).all():
         raise ValueError("the student's embeddings hold NaN or infinity: check its weights, or use student.dtype='float32'")
-    x = x - x.mean(0)  # distances stay, and lose less to rounding
-    square = (x * x).sum(1)
-    found = np.empty((len(x), k), np.int64)
-    rows = max(1, BLOCK // len(x))
-    for start in range(0, len(x), rows):
-        block = slice(start, start + rows)
-        far = square - 2 * (x[block] @ x.T)  # but for |x_i|^2, which orders nothing
-        far[group[block, None] == group] = np.inf
-        found[block] = np.argpartition(far, k - 1, axis=1)[:, :k]
-    distance = np.stack([np.sqrt(((x[found[:, j]] - x) ** 2).sum(1)) for j in range(k)], 1)
-    order = np.argsort(distance, axis=1, kind="stable")
-    return np.take_along_axis(found, order, 1), np.take_along_axis(distance, order, 1)
+    # Of as many as the largest group has members, itself among them, and k more, at least k are of other groups.
+    distance, index = cKDTree(x).query(x, k + len(x) - most, workers=-1)
+    others = np.argsort(group[index] == group[:, None], axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(index, others, 1), np.take_along_axis(distance, others, 1)
 
 
 def walk(weight: sparse.csr_matrix) -> sparse.csr_matrix:

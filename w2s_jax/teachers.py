@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from w2s_jax import gathering, plugins, voting
-from w2s_jax.looking import Labelling, Looked, answer
+from w2s_jax.looking import Labelling, Looked
 from w2s_jax.run import Model, Run
 from w2s_jax.store import Ref, Stored
 from w2s_jax.student import rewards
@@ -192,15 +192,11 @@ def hear(run: Run, teacher: Model, seen: Labelling, models: Sequence[str]) -> li
     """One answer of each teacher to each question, the link's own teacher first."""
     roles = (seen.labelled, seen.unlabelled)
 
-    def asked(member: Model, looked: Looked) -> Stored:
-        said = f"answer {looked.role} {member.name}"
-        return answer(run, member, looked.questions, "teacher", looked.shown, said, once=True)
-
     single = all(looked.answers.question_id == tuple(q.id for q in looked.questions) for looked in roles)
-    own = [looked.answered if single else asked(teacher, looked) for looked in roles]
+    own = [looked.answered if single else gathering.ask_member(run, teacher, looked) for looked in roles]
     voices = [Voice(f"{teacher.name} (teacher)" if teacher.name in models else teacher.name, *own)]
     for word, member in zip(models, gathering.committee(run, models=models), strict=True):
-        voices.append(Voice(word, *(asked(member, looked) for looked in roles)))
+        voices.append(Voice(word, *(gathering.ask_member(run, member, looked) for looked in roles)))
         run.let_go([member])
     return voices
 

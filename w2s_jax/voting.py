@@ -13,6 +13,7 @@ Deviations: 1. EnsemW2S trains each weak model on questions drawn by the weights
     3. an error is smoothed by one pseudo-row that is right as often as chance, so that every weight is finite and its sign is
        that of (1 - error) - chance.
     4. a teacher no better than chance has weight 0 (and leaves the questions' weights alone) instead of ending the rounds.
+    5. source and target are what the task says: the paper's split of questions into easy and hard ones is a choice of sets.
 """
 
 import dataclasses

@@ -13,7 +13,9 @@ from w2s_jax import plugins
 
 CONTROLS = ("shuffled", "flipped", "same_purity", "difficulty_matched")
 """Rows that a trust function must beat, beside `naive`: the configs of the paper's experiments run them all."""
-TRUST = ("entropy", "margin", "self_assessment", "self_consistency", "committee", "reward_model", "knn", "logistic")
+TRUST = (
+    "entropy", "margin", "self_assessment", "self_consistency", "paraphrase", "committee", "reward_model", "knn", "logistic",
+)  # fmt: skip
 
 OVER_OPTIONS = ("soft", "auxiliary_confidence", "adaptive", "confidence_weighted", "raven")
 """Student objectives over the options of a question, see w2s_jax/student/options.py."""
@@ -42,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # 3 observe
     c.observe = ConfigDict()
     c.observe.layers = (-1,)  # 0..M as in transformers, -1 = after the final norm, "prenorm" = before it
-    c.observe.token = "content"  # last content token; "eos" = the stop token
+    c.observe.token = "content"  # last content token; "eos" = the stop token, "prompt" = the last of the question
 
     # 4 calibrate, 5 trust: a section of keywords for each trust function; `name` is the one that the row `ntf` uses
     c.trust = ConfigDict()
@@ -116,6 +118,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.method.p_true = row("self_assessment", ask="p_true")
     c.method.verbalised = row("self_assessment", ask="verbalised")
     c.method.self_consistency = row("self_consistency")
+    c.method.paraphrase = row("paraphrase")
     c.method.committee = row("committee")
     c.method.reward_model = row("reward_model")
     c.method.knn = row("knn")

@@ -3,7 +3,7 @@
 Command:  python -m experiments.main --config=experiments/configs/endgame.py
           python -m experiments.main --config=experiments/configs/endgame.py:seeds=5
           python -m experiments.main --config=experiments/configs/endgame.py:gold=outcome
-Device:   a laptop's CPU, about five minutes a seed; nothing is downloaded.
+Device:   a laptop's CPU, a quarter of an hour a seed beside other work; nothing is downloaded.
 
 The task is `w2s_jax/tasks/endgame.py`: the weak teacher plays the game that is asked for, but looks one stone ahead; the
 strong student plays either of two games well and does not know which is asked for. Gold holds one best move of each position,

@@ -8,8 +8,12 @@ A judge says how much better the weak label is than the gold one, label by label
 
 A judge may not be able to say: NaN. Such labels are counted and left out of the share.
 
+A judge's values may have noise: then labels whose values differ by no more than its margin are as good as each other, in the
+unit of its values (`Task.value_margin`). An exact solver needs none, and a model none beyond its two orders.
+
 Source: arXiv 2606.01000 (labels better than incomplete gold). The measure is ours: share of judged mismatches whose value is at
-least gold's, with its Clopper-Pearson interval (1934); mismatches of one group (a passage, a game) count as independent there.
+least gold's less the margin, with its Clopper-Pearson interval (1934); mismatches of one group (a passage, a game) count as
+independent there.
 """
 
 import dataclasses
@@ -21,9 +25,9 @@ from scipy import stats
 from w2s_jax.tasks import assessing
 from w2s_jax.types import Question
 
-VERSION = "1"
+VERSION = "3"
 EQUAL = 1e-9
-"""Values closer than this are the same."""
+"""What rounding may do to a difference of values: it belongs to any margin."""
 LEVEL = 0.95
 
 Judge = Callable[[Sequence[Question], Sequence[str], Sequence[str]], np.ndarray]
@@ -39,9 +43,11 @@ class BetterThanGold:
         n: labels chosen.
         mismatches: those that differ from gold.
         judged: mismatches of which the judge can say something: better + equal + worse.
-        better, equal, worse: than gold.
+        better, equal, worse: than gold, by more than the margin or within it.
         share, share_lo, share_hi: of the judged ones, those at least as good, and its 95 % interval.
-        gap: mean value of the judged weak labels - that of their gold answers, in the judge's unit (a model's: nats).
+        gap: median of the judged weak labels' values - those of their gold answers, in the judge's unit (a model's: nats). No
+            mean: one missed mate would outweigh all other moves.
+        margin: up to what difference values count as equal, in that unit.
     """
 
     method: str
@@ -57,6 +63,7 @@ class BetterThanGold:
     share_hi: float | None
     gap: float | None
     reason: str = ""
+    margin: float = 0.0
 
 
 def measure(
@@ -66,6 +73,7 @@ def measure(
     mismatch: np.ndarray,
     judge: Judge | None,
     *,
+    margin: float = 0.0,
     method: str = "",
     name: str = "",
     reason: str = "",
@@ -76,36 +84,40 @@ def measure(
         questions, weak, gold: K chosen questions, their weak finals and their reference answers.
         mismatch: bool[K], whether the weak label differs from every accepted answer.
         judge: see `Judge`; None = there is none, and `reason` says why.
+        margin: values that differ by no more are equal.
         method, name: what the result calls the selection and the judge.
 
     Raises:
-        ValueError: the judge returns something else than R numbers.
+        ValueError: the judge returns something else than R numbers; a margin that is none.
 
     >>> two = [Question(i, "t", "?") for i in "12"]
     >>> found = measure(two, "ab", "cc", np.array([True, True]), lambda q, weak, gold: np.array([1.0, -3.0]))
     >>> found.share, found.gap, found.better, found.worse
     (0.5, -1.0, 1, 1)
     """
+    if not 0 <= margin < np.inf:
+        raise ValueError(f"margin={margin}: allowed is a number, 0 or more; change the task's value_margin")
     at = np.flatnonzero(mismatch)
     n, none = len(questions), (0, 0, 0, 0, None, None, None, None)
     if judge is None:
-        return BetterThanGold(method, "", n, len(at), *none, reason)
+        return BetterThanGold(method, "", n, len(at), *none, reason, margin)
     if not len(at):
-        return BetterThanGold(method, name, n, 0, *none, "no chosen label differs from gold")
+        return BetterThanGold(method, name, n, 0, *none, "no chosen label differs from gold", margin)
     value = np.asarray(judge([questions[k] for k in at], [weak[k] for k in at], [gold[k] for k in at]), np.float64)
     if value.shape != (len(at),) or np.isinf(value).any():
         raise ValueError(
             f"the judge {name!r} returned values of shape {value.shape} for {len(at)} pairs: mend what it computes"
         )
     value = value[~np.isnan(value)]
-    better, worse = int((value > EQUAL).sum()), int((value < -EQUAL).sum())
+    better, worse = int((value > margin + EQUAL).sum()), int((value < -margin - EQUAL).sum())
     if not len(value):
-        return BetterThanGold(method, name, n, len(at), *none, f"the judge cannot say of any of the {len(at)} mismatches")
+        reason = f"the judge cannot say of any of the {len(at)} mismatches"
+        return BetterThanGold(method, name, n, len(at), *none, reason, margin)
     good = len(value) - worse
     limits = stats.binomtest(good, len(value)).proportion_ci(LEVEL, "exact")
     return BetterThanGold(
         method, name, n, len(at), len(value), better, good - better, worse, good / len(value), *map(float, limits),
-        float(value.mean()),
+        float(np.median(value)), margin=margin,
     )  # fmt: skip
 
 

@@ -367,7 +367,7 @@ def as_taught(
     target = probability = None
     if asked.belief is not None:
         num_options = asked.belief.shape[1]
-        soft = run.config.student.soft_labels  # what `pipeline.soften` made of the lesson
+        soft = run.config.student.soft_labels  # what `teaching.soften` made of the lesson
         if soft and offer.relabelled and offer.relabelled.value.target is not None:
             target = np.asarray(offer.relabelled.value.target, np.float64)[rows]
         elif soft and not offer.relabelled:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from w2s_jax import answering, gathering, judgement, pipeline
+from w2s_jax import answering, gathering, judgement, pipeline, teaching
 from w2s_jax.analysis import better_than_gold, coherence, easy_first, selective
 from w2s_jax.analysis.better_than_gold import BetterThanGold
 from w2s_jax.analysis.coherence import Coherence
@@ -61,6 +61,8 @@ def prepare(run: Run) -> None:
         ValueError: a number out of range, or a judge that is not there or cannot be read.
     """
     section = run.config.analysis
+    if not section.judge and (reason := unvalued(run)):
+        run.store.log(f"{run.prefix}note: labels that differ from gold will not be judged: {reason}")
     for name, least in (("coherence", 0), ("sketch", 1), ("rank", 1)):
         if section[name] < least:
             raise ValueError(f"analysis.{name}={section[name]}: allowed is {least} or more; change it in the config")
@@ -93,14 +95,9 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
             row = choices[method].row
             if not row.matches and not row.everything:  # whose scores are no trust: they only say which rows were drawn
                 eased += compare_difficulty(run, choices, method, student)
-    better: tuple[BetterThanGold, ...] = ()
     gradients: tuple[Coherence, ...] = ()
-    notes: tuple[str, ...] = ()
     # What was taught and scored is told whatever becomes of these two.
-    try:
-        better, notes = judge_mismatches(run, choices, weak)
-    except ValueError as error:
-        notes = (f"labels that differ from gold were not judged: {error}",)
+    better, notes = judge_mismatches(run, choices, weak)
     if run.config.analysis.coherence and choices:
         taught = [m for m, one in choices.items() if m in weak or (one.row.labels == "gold" and not one.row.everything)]
         try:
@@ -118,19 +115,18 @@ def measure(run: Run, choices: Mapping[str, Choice], student: Model) -> Mechanis
 
 
 def compare_difficulty(run: Run, choices: Mapping[str, Choice], method: str, student: Model) -> list[EasyFirst]:
-    """A method's trust in its labels beside each difficulty of the questions."""
+    """A method's trust in its labels beside each difficulty of the questions; without labels that were dropped."""
     one = choices[method]
-    known, answers = difficulties(run, one, student), one.offer.answers
-    group = groups(one)
+    there = one.offer.there
+    known = {difficulty: hard[there] for difficulty, hard in difficulties(run, one, student).items()}
+    group = tuple(np.array(groups(one))[there].tolist())
 
     def fn(work, *, gold: Gold | None, **inputs):
-        correct = None if gold is None else gold.grade(answers)
-        weight = np.zeros(len(answers))
+        score, correct = one.offer.score[there], None if gold is None else gold.grade(one.offer.answers[there])
+        weight = np.zeros(len(one.offer.answers))
         weight[one.chosen.value.row] = one.chosen.value.weight
         return [
-            dataclasses.asdict(
-                easy_first.measure(one.offer.score, hard, correct, weight, group, method=method, name=difficulty)
-            )
+            dataclasses.asdict(easy_first.measure(score, hard, correct, weight[there], group, method=method, name=difficulty))
             for difficulty, hard in known.items()
         ]
 
@@ -239,16 +235,32 @@ def judge_routes(run: Run, choices: Mapping[str, Choice], method: str) -> Select
 def judge_mismatches(
     run: Run, choices: Mapping[str, Choice], methods: Iterable[str]
 ) -> tuple[tuple[BetterThanGold, ...], tuple[str, ...]]:
-    """The chosen labels of each method that differ from gold, judged; and why not, where nothing can judge them."""
-    found = []
+    """The chosen labels of each method that differ from gold, judged; and why not, where nothing can judge them.
+
+    What was judged before a judge failed is kept.
+    """
+    found, failed = [], {}
     if run.config.analysis.judge or hasattr(run.task, "value"):
-        found = [judged(run, choices, method) for method in methods]
+        for method in methods:
+            try:
+                found.append(judged(run, choices, method))
+            except ValueError as error:
+                failed[method] = str(error)
         reasons = dict.fromkeys(one.reason for one in found if not one.n)
     else:
         task = run.config.tasks.name
-        reasons = {f"the task {task!r} has no solver of its own; set analysis.judge to a model stronger than the teacher": None}
-    notes = (f"labels that differ from gold were not judged: {reason}" for reason in reasons)
+        none = f"the task {task!r} has no solver of its own; set analysis.judge to a model stronger than the teacher"
+        reasons = {unvalued(run) or none: None}
+    notes = [f"labels that differ from gold were not judged: {reason}" for reason in reasons]
+    if failed:
+        first = next(iter(failed.values()))
+        notes.append(f"labels that differ from gold were not judged, those of {', '.join(failed)}: {first}")
     return tuple(one for one in found if one.n), tuple(notes)
+
+
+def unvalued(run: Run) -> str:
+    """Why a task that was to have a judge of its own has none, "" = it was not to, or has one."""
+    return getattr(run.task, "unvalued", "")
 
 
 def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGold:
@@ -261,8 +273,10 @@ def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGo
         judge = better_than_gold.by_model(lambda asked: ask_judge(run, model, asked, chat, f"judge {method}"))
         reading: dict[str, Any] = {"judge": model.ref, "chat": chat, "shape": section.shape.to_dict()}
         reading |= {"computing": computing_of(run.config, section)}
+        margin = 0.0
     else:
         name, judge = "solver", better_than_gold.by_solver(run.task.value)
+        margin = float(getattr(run.task, "value_margin", 0.0))
         reading = {"solver": run.task.valued_by() if hasattr(run.task, "valued_by") else {}}
 
     def fn(work, *, gold: Gold | None, **inputs):
@@ -273,7 +287,7 @@ def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGo
         reference = {i: accepted[0] for i, accepted in zip(gold.question_id, gold.accepted, strict=True)}
         questions, wanted = zip(*((of[i], reference[i]) for i in answers.question_id), strict=True)
         found = better_than_gold.measure(
-            questions, answers.final, wanted, ~gold.grade(answers), judge, method=method, name=name
+            questions, answers.final, wanted, ~gold.grade(answers), judge, margin=margin, method=method, name=name
         )
         return dataclasses.asdict(found)
 
@@ -288,6 +302,7 @@ def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGo
         chosen=one.chosen,
         questions=one.target,
         method=method,
+        margin=margin,
         **reading,
     )
     return BetterThanGold(**stored.value)
@@ -331,7 +346,7 @@ def compare_gradients(run: Run, choices: Mapping[str, Choice], methods: Sequence
 
     def fn(work, *, gold: Gold | None, **inputs):
         def lesson(method: str, labels: str):
-            return pipeline.compose(choices[method].chosen.value, choices[method].target, gold if labels == "gold" else None)
+            return teaching.compose(choices[method].chosen.value, choices[method].target, gold if labels == "gold" else None)
 
         lessons = {method: lesson(method, choices[method].row.labels) for method in methods}
         told = list(lessons)

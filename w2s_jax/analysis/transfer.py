@@ -22,7 +22,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from w2s_jax import gathering, metrics, pipeline, selection
+from w2s_jax import calibrating, gathering, metrics, pipeline, selection
 from w2s_jax.looking import Looked, ask
 from w2s_jax.run import Model, Run
 from w2s_jax.settings import Row, check, uses_target_gold
@@ -130,7 +130,7 @@ def matrix(datasets: Sequence[Dataset], teacher: Model, *, keep: float = 0.25) -
     found: dict[tuple[str, str, str], Cell] = {}
     for source in datasets:
         half = fitting[source.name]
-        fitted = {row.method: pipeline.calibrate(source.run, row, half.looked, half.correct, teacher) for row in rows}
+        fitted = {row.method: calibrating.calibrate(source.run, row, half.looked, half.correct, teacher) for row in rows}
         for target in datasets:
             other = judging[target.name]
             scores: dict[str, Stored] = {}

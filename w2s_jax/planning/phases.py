@@ -7,6 +7,7 @@
     gather     what other models than the teacher are asked: members of a committee as in `answer`, a reward model as in
                `observe` or (by likelihood) as in `answer`
     calibrate  `neural.train_heads`, one head on one device
+    relabel    the student as in `answer` and `observe`, where a row's relabeller asks it before it is taught
     teach      `trainer.train_step`; where a student learns from what it writes, before it `slots.read`, `slots.write` and
                `online.rescored` (old and reference log-probabilities)
     score      as `answer`, of the student
@@ -32,7 +33,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from w2s_jax import choosing, features, packing, plugins, sampling, slots
+from w2s_jax import choosing, features, packing, plugins, sampling, selective, slots
 from w2s_jax.drawing import Drawing
 from w2s_jax.models import decoder, hf_io, peft_io, presets, sharding
 from w2s_jax.models.attention import SEES_PREFIXES
@@ -108,6 +109,7 @@ def phases(config: ConfigDict, devices: Sequence[Any]) -> list[Phase]:
         mine += [observe(link.config, taught_by, mesh), *gather(link.config, rows, mesh, interface)]
         if link.fits_head and any(row.trust == "neural" and not row.reused for row in rows):
             mine.append(calibrate(link.config, taught_by, mesh))
+        mine += relabel(link.config, rows, student, mesh, interface)
         mine += teach(link.config, objective_of(config), student, mesh)
         mine += answer("score student", "student", link.config, student, mesh, interface)
         # A student that teaches computes as the student's section says.
@@ -310,7 +312,7 @@ def gather(config: ConfigDict, rows: Sequence[Row], mesh: Mesh, interface: str) 
             once = {"num_samples": 1, "temperature": 0.0}
             found += answer(name, "teacher", config, shape_of(config, word), mesh, interface, **once)
         elif kind == "reward":
-            found.append(probed(name, config, classifier_shape(word), mesh, layers=(-1,)))
+            found.append(probed(name, "teacher", config, classifier_shape(word), mesh, layers=(-1,)))
         else:
             found.append(continued(name, "teacher", config, shape_of(config, word), mesh))
     return found
@@ -318,16 +320,17 @@ def gather(config: ConfigDict, rows: Sequence[Row], mesh: Mesh, interface: str) 
 
 def observe(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     """The teacher's hidden states at its answers."""
-    return probed("observe teacher", config, shape, mesh, layers=tuple(config.observe.layers))
+    return probed("observe teacher", "teacher", config, shape, mesh, layers=tuple(config.observe.layers))
 
 
-def probed(name: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, *, layers: tuple) -> Phase:
-    """Hidden states at one token of each text, in the teacher's device shape."""
-    device = device_shape("teacher.shape", config.teacher.shape, mesh)
+def probed(name: str, section: str, config: ConfigDict, shape: DecoderConfig, mesh: Mesh, *, layers: tuple) -> Phase:
+    """Hidden states at one token of each text, in the device shape of a section."""
+    settings = config[section]
+    device = device_shape(f"{section}.shape", settings.shape, mesh)
     batch = packing.lay_out(Ragged.of([], np.int32), [], device, probe=np.zeros(0, np.int64))
-    arguments = (params_of(shape, mesh, config.teacher.param_dtype), split_rows(batch, mesh))
-    static = {"model": compute_of(mesh, config.teacher).model(shape), "layers": layers}
-    return Phase(name, "teacher", features.gathered, arguments, static)
+    arguments = (params_of(shape, mesh, settings.param_dtype), split_rows(batch, mesh))
+    static = {"model": compute_of(mesh, settings).model(shape), "layers": layers}
+    return Phase(name, section, features.gathered, arguments, static)
 
 
 def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
@@ -347,6 +350,21 @@ def calibrate(config: ConfigDict, shape: DecoderConfig, mesh: Mesh) -> Phase:
     arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), (source, *varied))
     static = {"head": function.head, "epochs": function.epochs, "batch_rows": function.batch_rows, "mesh": None}
     return Phase("calibrate head", "trust.neural", neural.train_heads, arguments, static)
+
+
+def relabel(config: ConfigDict, rows: Sequence[Row], shape: DecoderConfig, mesh: Mesh, interface: str) -> list[Phase]:
+    """The student, not yet taught, answers the questions and is observed at them, where relabellers ask for that."""
+    asking = [row.relabel_args for row in rows if "layers" in row.relabel_args]
+    if not asking:
+        return []
+    found = answer("relabel student", "student", config, shape, mesh, interface, num_samples=1, temperature=0.0)
+    num_samples = max(asked.get("num_samples", 0) for asked in asking)
+    if num_samples and interface != "choice":
+        further = {"num_samples": num_samples, **selective.PLAIN}
+        found += answer("relabel student again", "student", config, shape, mesh, interface, **further)
+    for number, layers in enumerate(dict.fromkeys(tuple(asked["layers"]) for asked in asking), 1):
+        found.append(probed(f"relabel student (observe {number})", "student", config, shape, mesh, layers=layers))
+    return found
 
 
 def teach(config: ConfigDict, objective: Objective | OverOptions | OnPolicy, shape: DecoderConfig, mesh: Mesh) -> list[Phase]:

@@ -92,7 +92,7 @@ def changes(config: ConfigDict, unfit: Sequence[Phase], num_devices: int) -> Ite
     knobs = [meshes(config, num_devices)]
     sections = {phase.section: phase.stage for phase in unfit}
     trained = {phase.section for phase in unfit if phase.stage in ("teach", "pretrain")}
-    passes = {phase.section for phase in unfit if phase.stage in ("answer", "observe", "gather", "score")}
+    passes = {phase.section for phase in unfit if phase.stage in ("answer", "observe", "gather", "relabel", "score")}
     for section in sections:
         if section in trained:
             knobs += [remats(config, section), micro_batches(config, section)]

@@ -135,10 +135,9 @@ def teach(
     *keys, key_order, key_write = jax.random.split(key, 4)
     asked = [dialogue.asking.ask(question) for question in lesson.questions]
     _refuse_long([asked[k] for k in rows], lm, objective, dialogue)
-    num_asked = min(objective.questions, len(rows))
+    num_asked, num_rounds = rounds_of(objective, training, len(rows))
     seed = int(jax.random.randint(key_order, (), 0, np.iinfo(np.int32).max))
     order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).batch(num_asked, drop_remainder=True).repeat(None)
-    num_rounds = max(1, round(training.epochs * len(rows) / num_asked))
     num_steps = num_rounds * objective.inner_steps
     shown = {round(r) for r in np.linspace(0, num_rounds - 1, min(SHOWN, num_rounds))}
     model = compute.model(lm.config, lora_scale=training.lora_scale)
@@ -206,6 +205,12 @@ def teach(
         log=log,
         label=label,
     )
+
+
+def rounds_of(objective: OnPolicy, training: Training, num_questions: int) -> tuple[int, int]:
+    """How many questions a round asks, and how many rounds there are, of a lesson's questions with a weight above 0."""
+    num_asked = min(objective.questions, num_questions)
+    return num_asked, max(1, round(training.epochs * num_questions / num_asked))
 
 
 def refuse(training: Training) -> None:

@@ -253,6 +253,11 @@ def planned(
     return objective.plan(lesson, encode, shape, key)
 
 
+def steps_of(plan: Plan, training: Training) -> int:
+    """The optimizer steps of a training on a lesson."""
+    return max(1, round(training.epochs * plan.num_batches / training.accumulation))
+
+
 def dated(objective: Loss, batch: Batch, progress: float) -> Batch:
     """A host batch that knows which share of the training is done, where the objective needs that."""
     if "progress" not in objective.needs:
@@ -295,7 +300,7 @@ def teach(
     *keys, key_plan = jax.random.split(key, 3)
     plan = planned(objective, lesson, encode, shape, key_plan, compute.model(lm.config))
     A = training.accumulation
-    num_steps = max(1, round(training.epochs * plan.num_batches / A))
+    num_steps = steps_of(plan, training)
     tokens_per_step = int(plan.num_tokens / plan.num_batches * A)
 
     def make(step: int, learnt) -> Made:

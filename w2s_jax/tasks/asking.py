@@ -1,6 +1,7 @@
 """Questions as tokens: one model's way of asking, its layout (`prompts`) and its tokenizer together."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from w2s_jax.tasks import prompts
@@ -62,6 +63,13 @@ class Asking:
         prompt = self._encode(ask)
         self._refuse_long(question, len(prompt) + max(map(len, candidates), default=0))
         return Asked(question.id, prompt, candidates, [len(text.encode()) for text in ask.candidates])
+
+    def option_lengths(self, questions: Sequence[Question]) -> list[list[int]]:
+        """How many tokens each question's candidates have, as `ask` gives them; each different text is looked at once."""
+        texts = [self._render(question).candidates for question in questions]
+        different = list(dict.fromkeys(text for options in texts for text in options))
+        length = dict(zip(different, map(len, self.tokenizer.encode_batch(different, bos=False)), strict=True))
+        return [[length[text] for text in options] for options in texts]
 
     def answer(self, question: Question, final: str) -> tuple[list[int], list[int]]:
         """(prompt tokens, answer tokens); a free answer is closed by the stop token, a chosen option stands alone."""

@@ -28,7 +28,8 @@ Models from scratch (`corpus` names the data sets, `layout="words"`) read positi
     strong: half of them with the word `study` before them and the best move after them, half as they are asked, with any legal
         move, as somebody who only knows the rules would play. A model of it knows how, but not what is asked.
 
-Meta: `rating` and `themes` where they are known. Questions of one game (Lichess names it) form a group.
+Meta: `rating` and `themes` where they are known; where there is no rating and the themes say how many moves are to be found,
+that is the `level`. Questions of one game (Lichess names it) form a group.
 
 Needs: pip install 'w2s_jax[chess]' (python-chess): every position and every accepted move is checked when it is read.
 """
@@ -44,7 +45,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from w2s_jax.tasks import rows
-from w2s_jax.tasks.chess_engine import Engine
+from w2s_jax.tasks.chess_engine import Engine, NoEngine
 from w2s_jax.tasks.rows import Hub
 from w2s_jax.types import Gold, Question
 
@@ -53,6 +54,8 @@ FILES, RANKS = "abcdefgh", "12345678"
 SQUARES = tuple(file + rank for file in FILES for rank in RANKS)
 PIECES = "KQRBNPkqrbnp"
 STUDY = "study"
+LENGTHS = {"oneMove": 1, "short": 2, "long": 3, "veryLong": 4}
+"""Lichess's themes that say how many moves are to be found (veryLong: four or more): a difficulty where nobody rates."""
 Corpus = tuple[tuple[Question, ...], tuple[str, ...]]
 
 
@@ -288,10 +291,15 @@ def extract(text: str) -> str:
 
 
 class Chess(rows.Roles):
-    """A task of chess positions; see `make`."""
+    """A task of chess positions; see `make`.
 
-    def __init__(self, questions, gold, files, legal: bool, corpora: Mapping[str, Corpus]):
+    Attributes:
+        unvalued: why the engine that was to judge moves cannot; "" = none was named, or it can.
+    """
+
+    def __init__(self, questions, gold, files, legal: bool, corpora: Mapping[str, Corpus], unvalued: str = ""):
         super().__init__(questions, gold, files)
+        self.unvalued = unvalued
         self.interface = "choice" if legal else "free"
         self._corpora = corpora
 
@@ -318,11 +326,15 @@ class Chess(rows.Roles):
 
 
 class JudgedChess(Chess):
-    """The same with an engine that can be asked how good any move is."""
+    """The same with an engine that can be asked how good any move is.
 
-    def __init__(self, *made, fen: Mapping[str, str], judge: Engine):
+    Attributes:
+        value_margin: centipawns up to which two moves are as good: an engine that looks a little further says a little else.
+    """
+
+    def __init__(self, *made, fen: Mapping[str, str], judge: Engine, margin: float):
         super().__init__(*made)
-        self._fen, self._judge = fen, judge
+        self._fen, self._judge, self.value_margin = fen, judge, margin
 
     def value(self, question: Question, answer: str) -> float | None:
         """How good a move is for the player who makes it, in centipawns; None = no legal move.
@@ -351,6 +363,7 @@ def make(
     layout: str = "fen",
     engine: str = "",
     engine_nodes: int = 100_000,
+    engine_margin: float = 10.0,
     corpus: Sequence[str] = (),
     num_weak: int = 8000,
     num_strong: int = 60_000,
@@ -365,20 +378,32 @@ def make(
         legal: choose among the legal moves; False = write a move.
         layout: how a position is put, "fen" or "words".
         engine: path of a UCI engine that judges moves, such as Stockfish; "auto" = `stockfish` as installed; "" = none.
+            Where there is no such program the task does without, and says so: see `Chess.unvalued`.
         engine_nodes: how far it looks at each move.
+        engine_margin: centipawns up to which it calls two moves as good; a tenth of a pawn is our proposal. Mates count by
+            their moves, so two that are at most ten moves apart are as good too.
         corpus: "dataset:split" entries that models from scratch may read, but for what is in a role; () = none.
         num_weak, num_strong: rows of the two corpora, which share none.
         seed: key of the subsets and corpora; it does not change the order of questions or options.
 
     Raises:
-        ValueError: python-chess is not installed; there is no such engine; an unknown layout; or what `rows.load` refuses,
-            such as a position or a move that is not legal (with file and line).
+        ValueError: python-chess is not installed; no nodes; a margin that is none; an unknown layout; or what
+            `rows.load` refuses, such as a position or a move that is not legal (with file and line).
     """
     if importlib.util.find_spec("chess") is None:
         raise ValueError("task 'chess' needs python-chess, which is not installed: pip install 'w2s_jax[chess]'")
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout!r}: allowed are {', '.join(LAYOUTS)}; change --config.tasks.layout")
-    judge = Engine.found(engine, engine_nodes) if engine else None
+    if not 0 <= engine_margin < np.inf:
+        raise ValueError(
+            f"engine_margin={engine_margin}: allowed are centipawns, 0 or more; change --config.tasks.engine_margin"
+        )
+    judge, unvalued = None, ""
+    if engine:
+        try:
+            judge = Engine.found(engine, engine_nodes)
+        except NoEngine as error:
+            unvalued = str(error)
     entries = {"test": test, "source": source, "target": target}
     caps = {"test": max_test, "source": max_source, "target": max_target}
     loaded, files = rows.load(DOMAIN, entries, root, caps, seed)
@@ -399,8 +424,9 @@ def make(
         files = tuple(dict.fromkeys((*files, *others)))
     made = (questions, gold, files, legal, corpora)
     if judge is None:
-        return Chess(*made)
-    return JudgedChess(*made, fen={row.id: row.fen for items in loaded.values() for _, row, _ in items}, judge=judge)
+        return Chess(*made, unvalued)
+    fen = {row.id: row.fen for items in loaded.values() for _, row, _ in items}
+    return JudgedChess(*made, fen=fen, judge=judge, margin=engine_margin)
 
 
 def _corpora(items: Sequence[rows.Item], num_weak: int, num_strong: int, seed: int) -> dict[str, Corpus]:
@@ -438,4 +464,7 @@ def _gold(found: Sequence[Row]) -> Gold:
 
 def _question(row: Row, dataset: str, legal: bool, layout: str) -> Question:
     about = {name: value for name, value in (("rating", row.rating), ("themes", row.themes)) if value}
+    lengths = [number for theme, number in LENGTHS.items() if theme in row.themes.split()]
+    if lengths and not row.rating:
+        about["level"] = str(lengths[0])
     return Question(row.id, dataset, LAYOUTS[layout](row.fen), legal_moves(row.fen) if legal else (), about, row.group)

@@ -26,6 +26,10 @@ MATE = 100_000
 PATIENCE_S = 60.0
 
 
+class NoEngine(ValueError):
+    """There is no program at the path of an engine."""
+
+
 @dataclasses.dataclass(eq=False)
 class Engine:
     """A judge; equal questions get equal answers: one thread, a fixed number of nodes, an emptied memory.
@@ -44,14 +48,15 @@ class Engine:
         """The engine at a path; "auto" = `stockfish` where it is usually installed.
 
         Raises:
-            ValueError: there is no program, or no nodes to look at.
+            NoEngine: there is no program.
+            ValueError: no nodes to look at.
         """
         if nodes < 1:
             raise ValueError(f"engine_nodes is {nodes}, allowed is 1 or more; change --config.tasks.engine_nodes")
         places = (NAME, *PLACES) if path == "auto" else (str(Path(path).expanduser()),)
         program = next(filter(None, map(shutil.which, places)), None)
         if program is None:
-            raise ValueError(
+            raise NoEngine(
                 f"--config.tasks.engine={path}: there is no program at {', '.join(places)}; install a UCI engine (apt install "
                 "stockfish, brew install stockfish), give its path, or set engine to '' to do without a judge"
             )
@@ -89,8 +94,18 @@ class Engine:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Which program it is, by its bytes."""
-        return files.sha256_of(epath.Path(self.path))
+        """Which program it is, by its bytes.
+
+        Raises:
+            ValueError: it is not there any more, or nobody may read it.
+        """
+        try:
+            return files.sha256_of(epath.Path(self.path))
+        except OSError as error:
+            raise ValueError(
+                f"the chess engine {self.path} cannot be read ({error}); put it back, or name another one in "
+                "--config.tasks.engine"
+            ) from error
 
     @functools.cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:

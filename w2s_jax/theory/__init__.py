@@ -3,6 +3,7 @@
     expansion  how much of a weak teacher's errors a student must correct, by how sets of points expand (`partition`,
                `neighbours`, `expanding`, `bounds`, `two_views`, `probing`)
     linear     a logistic teacher and a logistic student: does the student beat itself? (`gaussian`, `pairs`, `flow`)
+    gains      what foretells a student's gain, on planted worlds and finished runs (`misfit`, `overlap`, `kernels`, `planted`)
 
 A module of a study has `study(**keywords) -> Study`; `experiments/theory.py` runs it and `study_page.py` writes it down.
 """

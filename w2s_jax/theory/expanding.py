@@ -54,7 +54,7 @@ class Profile:
             ValueError: q is not in [0, 1).
         """
         if not 0 <= q < 1:
-            raise ValueError(f"q={q!r}: allowed is a share in [0, 1); change q in the config")
+            raise ValueError(f"q={q!r}: allowed is a share in [0, 1)")
         return self.c[bisect.bisect_right(self.q, q) - 1]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from w2s_jax.theory import Figure, Study, Table, bounds, probing, two_views
 from w2s_jax.theory.judging import CORRECTION, COVERAGE, Population, Verdict, judge, promised
+from w2s_jax.theory.neighbours import exact_eta
 from w2s_jax.theory.partition import ABSTAIN, partition, share
 
 KINDS: dict[str, Callable[..., Population]] = {"contents": two_views.contents, "gaussian": two_views.gaussian}
@@ -78,14 +79,15 @@ def study(
         ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, or the arrays are not as
             said.
     """
+    for eta in (*etas, *probe_etas):
+        exact_eta(eta)  # before minutes are spent on the others
+    embedded = {"embeddings": probing.loaded(arrays)} if arrays else {}
+    if run:
+        embedded["run"] = probing.of_run(run, run_method)
     tables, figures = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)], []
     for kind, draw in KINDS.items():
         figures += list(along(kind, draw, size=size, dependences=dependences, draws=draws_each, seed=seed))
-    embedded = {"embeddings": lambda: probing.loaded(arrays)} if arrays else {}
-    if run:
-        embedded["run"] = lambda: probing.of_run(run, run_method)
-    for name, load in embedded.items():
-        x, weak, gold = load()
+    for name, (x, weak, gold) in embedded.items():
         tables += [
             probing.examine(x, weak, gold, neighbours=neighbours, eta=eta, resamples=resamples, l2=l2, seed=seed).table(
                 f"{name}_eta_{eta:g}"

@@ -152,7 +152,7 @@ def exact_eta(eta: Fraction | float) -> Fraction:
         ValueError: eta is not in [0, 1).
     """
     if not 0 <= eta < 1:
-        raise ValueError(f"eta={eta!r}: allowed is a flip rate in [0, 1); change eta in the config")
+        raise ValueError(f"eta={eta!r}: allowed is a flip rate in [0, 1); change etas or probe_etas in the config")
     return Fraction(eta).limit_denominator(10**6)
 
 

@@ -26,13 +26,14 @@ import jax
 import numpy as np
 
 from w2s_jax.tasks import difficulty as difficulties
+from w2s_jax.trust import NoProducts
 from w2s_jax.types import Answers, Evidence, Question
 
 VERSION = "2"
 
 
 @dataclasses.dataclass(frozen=True)
-class Random:
+class Random(NoProducts):
     """A uniform draw for each answer, from (key, question id, text) alone: the order of rows does not matter."""
 
     word: np.ndarray | None = None
@@ -64,7 +65,7 @@ class Shuffled(Random):
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(NoProducts):
     """The prior: what share of the source labels was right."""
 
     prior: np.ndarray | None = None
@@ -84,7 +85,7 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Oracle:
+class Oracle(NoProducts):
     """Knows. `needs` the target's gold, which only a row with `uses_target_gold` is given."""
 
     needs: frozenset[str] = frozenset({"correct"})

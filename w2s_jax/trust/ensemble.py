@@ -10,14 +10,14 @@ Source: arXiv 2606.01000 (the heads); ensembles by seed: arXiv 1612.01474. Devia
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from w2s_jax import plugins
-from w2s_jax.trust import neural
+from w2s_jax.trust import Operations, neural
 from w2s_jax.types import Evidence
 
 VERSION = "1"
@@ -53,6 +53,11 @@ class Ensemble:
         """
         each = np.stack([member.score(evidence) for member in self.members])
         return combined(each, self.penalty)
+
+    def operations(self, question_id: Sequence[str], key: jax.Array) -> Operations:
+        each = [member.operations(question_id, key) for member in self.members]
+        fitting, scoring, weights = (sum(getattr(one, name) for one in each) for name in ("fitting", "scoring", "weights"))
+        return Operations(fitting, scoring, weights, each[0].epochs)
 
     def state(self) -> Mapping[str, np.ndarray]:
         """The members' states, stacked along a leading axis."""

@@ -10,12 +10,12 @@ Deviations: 1. one distance over all observed layers, not a vote of each. 2. the
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
-from w2s_jax.trust import hidden
+from w2s_jax.trust import Operations, hidden
 from w2s_jax.types import Evidence
 
 VERSION = "1"
@@ -59,6 +59,10 @@ class Neighbours:
             near = distance <= last + 1e-9 * (own + length.max())  # what rounding may part is equally near
             out[start : start + len(asked)] = (near @ right + right.mean()) / (near.sum(1) + 1)
         return out
+
+    def operations(self, question_id: Sequence[str], key: jax.Array) -> Operations:
+        num_rows, width = self.fitted["rows"].shape
+        return Operations(scoring=2.0 * num_rows * (width + 1))  # distances, and the right ones among the near
 
     def state(self) -> Mapping[str, np.ndarray]:
         return self.fitted

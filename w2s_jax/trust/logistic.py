@@ -7,13 +7,13 @@ Deviations: 1. all observed layers end to end; the strength of the penalty is ou
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from scipy.special import expit
 
-from w2s_jax.trust import hidden, regression
+from w2s_jax.trust import Operations, hidden, regression
 from w2s_jax.types import Evidence
 
 VERSION = "1"
@@ -43,6 +43,9 @@ class Logistic:
         x = hidden.table(evidence, len(self.fitted["mean"]))
         logit = (x - self.fitted["mean"]) / self.fitted["scale"] @ self.fitted["weight"] + self.fitted["bias"]
         return expit(logit).astype(np.float32)
+
+    def operations(self, question_id: Sequence[str], key: jax.Array) -> Operations:
+        return Operations(None, 2.0 * self.fitted["weight"].size, reason="how often L-BFGS evaluated its loss is not stored")
 
     def state(self) -> Mapping[str, np.ndarray]:
         return self.fitted

@@ -29,6 +29,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
+from w2s_jax.trust import Operations
 from w2s_jax.trust.heads import HEADS
 from w2s_jax.types import Evidence
 
@@ -290,6 +291,21 @@ class Neural:
                 "use the teacher and observe.layers that it was fitted with, or fit a new one (trust.from_='')"
             )
         return _in_blocks(x, functools.partial(_probability, self.fitted, head=self.head))
+
+    def operations(self, question_id: Sequence[str], key: jax.Array) -> Operations:
+        """n weights take 2n for a row and pass, and 4n more for gradients, but those of the hidden states.
+
+        Rows that are held back are looked at after each epoch and in the end; Platt's map is left out.
+        """
+        assert self.fitted is not None
+        params = self.fitted["params"]
+        n, first = (sum(map(np.size, jax.tree.leaves(tree))) for tree in (params, params.get("input", params)))
+        watched = int(_held_back(question_id, self.held_back_frac, jax.random.split(key)[0]).sum())
+        trained = len(question_id) - watched
+        rows = min(self.source_rows or trained, trained)
+        learnt = self.epochs * max(rows // self.batch_rows, 1) * min(self.batch_rows, rows)
+        fitting = learnt * (6.0 * n - 2.0 * first) + (self.epochs + 1) * watched * 2.0 * n
+        return Operations(fitting, 2.0 * n, n, self.epochs)
 
     def state(self) -> Mapping[str, np.ndarray]:
         return flatten_dict(self.fitted, sep="/")

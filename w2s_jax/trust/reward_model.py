@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from w2s_jax.tasks import prompts
-from w2s_jax.trust import regression
+from w2s_jax.trust import NoProducts, regression
 from w2s_jax.types import Evidence
 
 VERSION = "1"
@@ -28,7 +28,7 @@ KINDS = {"classifier": "reward", "likelihood": "likelihood"}
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardModel:
+class RewardModel(NoProducts):
     """See the module and `make`. `name` is the entry of `Evidence.extra` that holds the raw reward; -inf = no answer."""
 
     name: str
