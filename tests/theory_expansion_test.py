@@ -485,6 +485,13 @@ def test_the_study_of_the_config_tells_all_three_parts(tmp_path):
         theory_expansion.get_config("quik")
 
 
+def test_with_nothing_to_study_it_says_so():
+    given = theory_expansion.get_config("texts").to_dict()
+    del given["name"]
+    with pytest.raises(ValueError, match="nothing to study.*texts.model=DIR"):
+        expansion.study(**given)
+
+
 def test_too_few_draws_in_which_a_theorem_applies_are_an_error():
     with pytest.raises(ValueError, match="a bound is below 1 in 0 of"):
         expansion.applicable(

@@ -11,12 +11,14 @@ Source: arXiv 2405.16043, sections 4 to 6.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from w2s_jax.theory import Figure, Study, Table, bounds, probing, two_views
+from w2s_jax.theory import texts as worded
 from w2s_jax.theory.judging import CORRECTION, COVERAGE, Population, Verdict, judge, promised
 from w2s_jax.theory.neighbours import exact_eta
 from w2s_jax.theory.partition import ABSTAIN, partition, share
@@ -57,6 +59,7 @@ def study(
     arrays: str,
     run: str,
     run_method: str,
+    texts: Mapping[str, Any],
     neighbours: int,
     resamples: int,
     l2: float,
@@ -65,28 +68,37 @@ def study(
     """Runs all three parts.
 
     Args:
-        draws: populations of each kind, and for each eta, in which at least one theorem says something.
+        draws: populations of each kind, and for each eta, in which at least one theorem says something; 0 = without part 1.
         size: points of a population.
         etas: share of neighbours that may differ where a classifier counts as robust.
         dependence: the largest of the draws of part 1.
-        dependences, draws_each: part 2.
+        dependences, draws_each: part 2; 0 draws = without.
         seed: of everything.
         arrays: an .npz of `x` f[R, D], `weak` and `gold` i[R] for part 3; "" = without.
         run, run_method: workdir of a finished run and a method of it for part 3, see `probing.of_run`; "" = without.
+        texts: keywords of `texts.embedded` for part 3; `model` "" = without.
         neighbours, resamples, l2, probe_etas: of part 3, see `probing.examine`.
 
     Raises:
-        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, or the arrays are not as
-            said.
+        ValueError: an eta is not in [0, 1), there are too few draws in which a theorem says something, there is nothing to do,
+            or the arrays are not as said.
     """
     for eta in (*etas, *probe_etas):
         exact_eta(eta)  # before minutes are spent on the others
     embedded = {"embeddings": probing.loaded(arrays)} if arrays else {}
+    if not (draws or draws_each or arrays or run or texts["model"]):
+        raise ValueError(
+            "nothing to study: draws, draws_each, arrays, run and texts.model are all 0 or empty; set one, such as "
+            "--config.texts.model=DIR"
+        )
     if run:
         embedded["run"] = probing.of_run(run, run_method)
-    tables, figures = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)], []
-    for kind, draw in KINDS.items():
-        figures += list(along(kind, draw, size=size, dependences=dependences, draws=draws_each, seed=seed))
+    if texts["model"]:
+        embedded["texts"] = worded.embedded(**texts, seed=seed)
+    tables = [held(KINDS, draws=draws, size=size, etas=etas, dependence=dependence, seed=seed)] if draws else []
+    figures: list[Figure] = []
+    for kind, draw in KINDS.items() if draws_each else ():
+        figures += along(kind, draw, size=size, dependences=dependences, draws=draws_each, seed=seed)
     for name, (x, weak, gold) in embedded.items():
         tables += [
             probing.examine(x, weak, gold, neighbours=neighbours, eta=eta, resamples=resamples, l2=l2, seed=seed).table(
