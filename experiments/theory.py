@@ -1,7 +1,7 @@
 """Runs a study of theory and writes its page: `python -m experiments.theory --config=experiments/configs/theory_linear.py`.
 
-No store takes part: everything is computed afresh, but for what finished runs left in their reports. A language model takes part
-only where texts are embedded (`theory_expansion.py:texts`).
+No store takes part: everything is computed afresh, but for what finished runs left in their reports. A language model takes
+part only where texts are embedded (`theory_expansion.py:texts`).
 <workdir>/study then holds study.json, study.md, data/*.csv and index.html.
 """
 

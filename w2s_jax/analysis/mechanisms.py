@@ -275,9 +275,9 @@ def judged(run: Run, choices: Mapping[str, Choice], method: str) -> BetterThanGo
         reading |= {"computing": computing_of(run.config, section)}
         margin = 0.0
     else:
-        name, judge = "solver", better_than_gold.by_solver(run.task.value)
+        name, judge = getattr(run.task, "valuer", "solver"), better_than_gold.by_solver(run.task.value)
         margin = float(getattr(run.task, "value_margin", 0.0))
-        reading = {"solver": run.task.valued_by() if hasattr(run.task, "valued_by") else {}}
+        reading = {"judge": name, "valued_by": run.task.valued_by() if hasattr(run.task, "valued_by") else {}}
 
     def fn(work, *, gold: Gold | None, **inputs):
         answers = one.chosen.value.answers

@@ -46,5 +46,6 @@ class Task(Protocol):
     # `value(question, answer) -> float | None`: larger = better, None = it cannot say. It is asked about labels that differ
     # from gold, once all students are stored (`analysis/better_than_gold.py`); a ValueError of it is told in the report. Where
     # values depend on more than question, answer and code, `valued_by() -> {name: value}` names it: it enters the stage's key.
+    # Where no solver gives them, `valuer: str` says who does, in the words of the report.
     # Where they have noise, `value_margin: float` says up to what difference two answers are as good; without it, 0.
     # A task that was to offer it and cannot, as its judge is not there, says why in `unvalued: str`; the run goes on.

@@ -40,6 +40,7 @@ import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -344,6 +345,10 @@ class JudgedChess(Chess):
         """
         fen = self._fen[question.id]
         return self._judge.centipawns(fen, answer) if answer in legal_moves(fen) else None
+
+    @property
+    def valuer(self) -> str:
+        return f"{Path(self._judge.path).stem}, {self._judge.nodes:,} nodes a move"
 
     def valued_by(self) -> dict[str, Any]:
         """What values depend on beside the code."""
