@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -167,11 +168,16 @@ def test_corpora_hold_what_no_role_holds_and_the_strong_one_knows_best_moves_in_
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (row("y", "not a fen"), r"FEN 'not a fen' is none"),
+        (row("y", "this is no fen"), r"FEN 'this is no fen' is none"),
         (row("y", "8/8/8/8/8/8/8/K7 w - - 0 1", ("a1a2",)), "is no position that can occur.*no black king"),
         (row("y", "6k1/5ppp/8/8/8/8/8/R3K3 b Q - 0 1"), "the move 'a1a8' is not legal in .*; legal are f7f5 f7f6"),
         (row("y", best=("a1a8", "e1g1")), "the move 'e1g1' is not legal"),
         (row("y", best=("Ra8",)), "the move 'Ra8' is not legal"),
+        (row("y", best=("0000",)), "the move '0000' is not legal"),
+        (row("y", CASTLING, ("e1h1",)), "the move 'e1h1' is not legal in .*; legal are .* e1g1"),
+        (row("y", "8/P6k/8/8/8/8/8/K7", ("a7a8q",)), "has 1 fields, needed are pieces, turn"),
+        (row("y", "8/P6k/8/8/8/8/8/K7 w -", ("a7a8q",)), "has 3 fields, needed are"),
+        (row("y", rating=float("nan")), "rating 'nan', allowed is a number"),
         (row("y", best=()), "best_moves is empty; null where they are not known"),
         (row("y", best_moves="a1a8"), "field 'best_moves' is 'a1a8', allowed is a list of moves"),
         (row("y", rating="high"), "field 'rating' is 'high', allowed is a number"),
@@ -239,6 +245,10 @@ def test_a_line_of_the_lichess_csv_is_played_to_the_position_to_solve(tmp_path):
         (LINE.replace("g8h8 f7g7", "g8g7 f7g7"), "are no puzzle: illegal uci: 'g8g7'"),
         (LINE.replace("g8h8 f7g7", "g8h8 f7a1"), "are no puzzle: illegal uci: 'f7a1'"),
         (LINE.replace("g8h8 f7g7", "g8h8"), "are no puzzle: no move follows"),
+        (LINE.replace("g8h8 f7g7", "g8h8 0000"), "are no puzzle: '0000' is the move of nothing"),
+        (LINE.replace("g8h8 f7g7", "0000 f7g7"), "are no puzzle: '0000' is the move of nothing"),
+        (LINE.replace(",612,", ",high,"), "rating 'high', allowed is a number"),
+        ('"' + LINE, "is a quotation mark open there"),
         (LINE.replace("6k1/", "6k1k/"), "are no puzzle: "),
         (LINE.replace("g8h8 f7g7", ""), "no Moves; needed are PuzzleId, FEN, Moves"),
     ],
@@ -311,7 +321,35 @@ def test_the_engine_values_moves_for_the_player_who_makes_them(root, engine):
     white, *_, black = task.questions("test")
     assert task.value(white, "a1a8") == chess_engine.MATE - 1 and task.value(white, "a1a2") == 35.0
     assert task.value(black, "d4e3") == -120.0 and task.value(black, "e8d8") == 3 - chess_engine.MATE
-    assert [task.value(white, wrong) for wrong in ("a1b2", "", "Ra8", "d4e3")] == [None] * 4
+    assert [task.value(white, wrong) for wrong in ("a1b2", "", "Ra8", "d4e3")] == [-2 * chess_engine.MATE] * 4
+
+
+def test_a_written_move_that_is_illegal_is_worse_than_gold(root, engine):
+    task = make(root, test=("x:test",), engine=engine(a1a8="cp 10", a1a2="cp 5"), engine_nodes=5, legal=False)
+    asked = [task.questions("test")[0]] * 3
+    judge = better_than_gold.by_solver(task.value)
+    found = better_than_gold.measure(
+        asked, ("a1a2", "a1h1", "e2e4"), ("a1a8",) * 3, np.ones(3, bool), judge, margin=task.value_margin
+    )
+    assert (found.judged, found.equal, found.worse) == (3, 1, 2) and np.isfinite(found.gap)
+
+
+def test_an_engine_that_hangs_is_ended(root, engine, monkeypatch):
+    monkeypatch.setattr(chess_engine, "PATIENCE_S", 2.0)
+    path, told = pathlib.Path(engine()), root / "pid"
+    hangs = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    path.write_text(path.read_text().replace('elif word == "go":', f'elif word == "go":\n        {hangs}'))
+    task = make(root, test=("x:test",), engine=str(path), engine_nodes=5)
+    with pytest.raises(ValueError, match="failed at a1a8 .*TimeoutError"):
+        task.value(task.questions("test")[0], "a1a8")
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.kill(int(told.read_text()), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the engine still runs")
 
 
 def test_an_engine_that_dies_is_told_of_with_the_move_and_what_it_said_before_stands(root, engine):

@@ -287,6 +287,16 @@ def test_without_gold_of_the_target_it_runs_and_says_so(models, whole):
     assert told.given is None and not len(told.table) and told.reason.startswith("no gold") and told.route[:, 0].sum() == 60
 
 
+def test_a_row_that_drops_more_than_is_taught_says_so_by_name(models, tmp_path):
+    c = config(models, None, ("naive", "selective"))
+    c.select.n = 50
+    c.relabel.selective.update(trust_threshold=1.0, smoothed_threshold=1.0)
+    with pytest.raises(
+        ValueError, match=r"method 'selective' keeps the labels of \d+ of 60 target questions .* all methods teach 50"
+    ):
+        linked(c, tmp_path, [])
+
+
 @pytest.mark.slow
 def test_free_answers_are_known_by_samples_that_are_written(models, tmp_path):
     c = config(models, "interface=free", ("self_known",))

@@ -165,7 +165,7 @@ def test_a_graph_that_cannot_be_is_refused(keywords, said):
         smoothing.graph(points(20)[0], keywords.pop("k"), **keywords)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.0, np.nan])
+@pytest.mark.parametrize("alpha", [-0.1, 0.9995, 1.0, np.nan])
 def test_an_alpha_that_never_comes_to_rest_is_refused(alpha):
     x, y = points(20)
     step = smoothing.walk(smoothing.graph(x, 3).weight)

@@ -419,12 +419,23 @@ def test_the_table_says_that_a_graph_is_not_connected():
     assert "connected" not in probing.examine(x, gold, gold, neighbours=40, **how).table("e").note
 
 
-@pytest.mark.parametrize("change", [{"etas": (0.0, 2.0)}, {"probe_etas": (1.0,)}, {"arrays": "/no/where.npz"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"etas": (0.0, 2.0)},
+        {"probe_etas": (1.0,)},
+        {"arrays": "/no/where.npz"},
+        {"dependence": 3.0},
+        {"dependences": (0.0, 1.0)},
+        {"draws": -2},
+        {"draws_each": -1},
+    ],
+)
 def test_what_is_wrong_with_a_study_is_said_before_anything_is_drawn(change, monkeypatch):
     monkeypatch.setattr(expansion, "held", lambda *args, **keywords: pytest.fail("a table was made first"))
     given = theory_expansion.get_config("quick").to_dict() | change
     del given["name"]
-    with pytest.raises(ValueError, match="allowed is a flip rate|no/where"):
+    with pytest.raises(ValueError, match="allowed is a flip rate|no/where|no correlation|=-[12]: allowed is 0"):
         expansion.study(**given)
 
 

@@ -284,6 +284,15 @@ def test_a_covariance_that_is_none_is_refused(covariance, says):
         gaussian.principal(covariance)
 
 
+SEVERAL = ("dimensions", "cosines", "norms", "conditions", "noises", "samples")
+
+
+def study(**changed):
+    given = theory_linear.get_config("quick").to_dict() | changed
+    del given["name"]
+    return linear.study(**given)
+
+
 @pytest.mark.parametrize(
     "wrong, says",
     [
@@ -298,6 +307,7 @@ def test_a_covariance_that_is_none_is_refused(covariance, says):
         (lambda: flow.population(some(8, 5), rate=8.0), "rate=8: allowed is above 0 and below 8"),
         (lambda: flow.population(some(8, 5), variance=np.array([1, 1, 1, 1, 0.0])), "singular"),
         (lambda: theory_linear.get_config("fast"), "theory_linear:fast"),
+        *((lambda name=name: study(**{name: ()}), f"{name} is empty") for name in SEVERAL),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong, says):

@@ -12,7 +12,9 @@ that are right (soft targets). Labelled rows are parted in three, and each part 
 
 Source: P(IK) in selective weak-to-strong, arXiv 2511.14166; soft targets, arXiv 2207.05221.
 Deviations: 1. the paper's internals are not known to us: head, penalty, parts, Platt's map and ties are ours. 2. where
-questions have options, the share of right samples has a limit that is computed instead of drawn (`expected`).
+questions have options, the share of right samples has a limit that is computed instead of drawn (`expected`). 3. a sample is
+then an option, drawn by the probability that the model chooses by: with options of several tokens and `normalise="token"` this
+is flatter than what it would write token by token, with "none" it is that.
 Everything here is pure numpy on the host.
 """
 

@@ -26,6 +26,8 @@ from scipy.spatial import cKDTree
 VERSION = "2"
 TOLERANCE = 1e-9
 """How far the iteration may stop from where it would come to rest."""
+LARGEST_ALPHA = 0.999
+"""Nearer to 1 the iteration, which comes nearer to rest by this factor, would take more than tens of thousands of steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,7 @@ def smooth(step: sparse.csr_matrix, y: np.ndarray, *, alpha: float, tolerance: f
     Args:
         step: P, see `walk`.
         y: f[N, C].
-        alpha: how much neighbours count, from 0 to below 1.
+        alpha: how much neighbours count, from 0 to `LARGEST_ALPHA`.
         tolerance: largest distance of any number from where it would come to rest.
 
     Raises:
@@ -173,8 +175,8 @@ def refuse_alpha(alpha: float) -> None:
     Raises:
         ValueError: alpha is out of range.
     """
-    if not 0 <= alpha < 1:
+    if not 0 <= alpha <= LARGEST_ALPHA:
         raise ValueError(
-            f"alpha={alpha}: allowed is 0 (labels stay) to below 1 (neighbours alone); change `alpha` in the relabel section "
-            "of the config"
+            f"alpha={alpha}: allowed is 0 (labels stay) to {LARGEST_ALPHA} (at 1 neighbours alone would count, and no label); "
+            "change `alpha` in the relabel section of the config"
         )

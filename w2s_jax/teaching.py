@@ -93,6 +93,8 @@ def select(
             amounts["classes"] = selection.classes(questions, offer.answers, section.balance)
         if "certificate" in wanted:
             amounts["certificate"] = certified.value
+    if offer.relabelled and "n" in amounts:
+        refuse_dropped(row, offer, amounts["n"])
 
     def fn(work, **inputs):
         chosen = rule(offer.score, offer.answers, **amounts)
@@ -108,6 +110,21 @@ def select(
         rule=rule.__name__,
         amounts=amounts,
     )
+
+
+def refuse_dropped(row: Row, offer: Offer, n: int) -> None:
+    """Makes sure that a row which drops labels keeps as many as all methods teach.
+
+    Raises:
+        ValueError: it does not.
+    """
+    before, kept = ({i for i, final in zip(a.question_id, a.final) if final} for a in (offer.unlabelled.answers, offer.answers))
+    if len(kept) < n and len(kept) < len(before):
+        raise ValueError(
+            f"method {row.method!r} keeps the labels of {len(kept)} of {len(before)} target questions and drops the others, "
+            f"but all methods teach {n}: lower select.n or the thresholds in relabel.{row.relabel} (see the labels' log line), "
+            "give tasks.target more questions, or take the method out of methods in the config"
+        )
 
 
 def compose(chosen: Selection, questions: Sequence[Question], gold: Gold | None) -> Lesson:

@@ -38,6 +38,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -46,14 +47,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from w2s_jax.tasks import rows
-from w2s_jax.tasks.chess_engine import Engine, NoEngine
+from w2s_jax.tasks.chess_engine import MATE, Engine, NoEngine
 from w2s_jax.tasks.rows import Hub
 from w2s_jax.types import Gold, Question
 
-VERSION = "1"
+VERSION = "2"
 FILES, RANKS = "abcdefgh", "12345678"
 SQUARES = tuple(file + rank for file in FILES for rank in RANKS)
 PIECES = "KQRBNPkqrbnp"
+FIELDS = 4  # of a FEN, at least: those of an EPD, without the counters of moves
 STUDY = "study"
 LENGTHS = {"oneMove": 1, "short": 2, "long": 3, "veryLong": 4}
 """Lichess's themes that say how many moves are to be found (veryLong: four or more): a difficulty where nobody rates."""
@@ -123,13 +125,24 @@ def _lichess(columns: Mapping[str, Any], where: str) -> Row:
     first, *line = columns["Moves"].split()
     try:
         board = chess.Board(row.fen)
-        board.push_uci(first)
+        board.push(_move(board, first))
         if not line:
             raise ValueError("no move follows the first one")
-        best = board.parse_uci(line[0])
+        best = _move(board, line[0])
     except ValueError as error:
         return row._replace(fault=f"FEN {row.fen!r} and Moves {columns['Moves']!r} are no puzzle: {error}")
     return row._replace(fen=board.fen(), answer=_accepted(board, best))
+
+
+def _move(board, text: str):
+    """A legal move.
+
+    Raises:
+        ValueError: it is none, or not written in UCI notation.
+    """
+    if not (move := board.parse_uci(text)):
+        raise ValueError(f"{text!r} is the move of nothing")
+    return move
 
 
 def _accepted(board, best) -> tuple[str, ...]:
@@ -158,6 +171,10 @@ def _problem(row: Row) -> str:
         return row.fault
     if not row.id:
         return f"id {row.id!r} must not be empty"
+    if row.rating and not _finite(row.rating):
+        return f"rating {row.rating!r}, allowed is a number, or none"
+    if len(row.fen.split()) < FIELDS:  # python-chess would fill up the others
+        return f"FEN {row.fen!r} has {len(row.fen.split())} fields, needed are pieces, turn, castling and en passant"
     import chess
 
     try:
@@ -169,12 +186,17 @@ def _problem(row: Row) -> str:
         return f"FEN {row.fen!r} is no position that can occur: {reasons}"
     if row.answer == ():
         return "best_moves is empty; null where they are not known"
-    for move in row.answer or ():
-        try:
-            board.parse_uci(move)
-        except ValueError:
+    for move in row.answer or ():  # as text: what is no option as it stands could not be answered
+        if move not in legal_moves(row.fen):
             return f"the move {move!r} is not legal in {row.fen!r}; legal are {' '.join(legal_moves(row.fen))}"
     return ""
+
+
+def _finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _spared(row: Row) -> str:
@@ -337,14 +359,14 @@ class JudgedChess(Chess):
         super().__init__(*made)
         self._fen, self._judge, self.value_margin = fen, judge, margin
 
-    def value(self, question: Question, answer: str) -> float | None:
-        """How good a move is for the player who makes it, in centipawns; None = no legal move.
+    def value(self, question: Question, answer: str) -> float:
+        """How good a move is for the player who makes it, in centipawns; what is no legal move loses, worse than by any mate.
 
         Raises:
             ValueError: the engine failed.
         """
         fen = self._fen[question.id]
-        return self._judge.centipawns(fen, answer) if answer in legal_moves(fen) else None
+        return self._judge.centipawns(fen, answer) if answer in legal_moves(fen) else -2.0 * MATE
 
     @property
     def valuer(self) -> str:

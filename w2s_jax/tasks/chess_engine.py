@@ -42,6 +42,7 @@ class Engine:
     path: str
     nodes: int
     _process: Any = dataclasses.field(default=None, init=False, repr=False)
+    _transport: Any = dataclasses.field(default=None, init=False, repr=False)
 
     @classmethod
     def found(cls, path: str, nodes: int) -> "Engine":
@@ -80,17 +81,23 @@ class Engine:
         limit = chess.engine.Limit(nodes=self.nodes)
         try:
             if self._process is None:
-                self._process = self._wait(_started(self.path))
+                self._transport, self._process = self._wait(_started(self.path))
             looked = self._wait(
                 self._process.analyse(board, limit, game=object(), root_moves=[chess.Move.from_uci(move)]),
             )
             return float(looked["score"].pov(board.turn).score(mate_score=MATE))
         except (chess.engine.EngineError, TimeoutError, OSError, KeyError) as error:
-            self._process = None  # nothing more is asked of it; who asks again gets another one
+            self._end()
             raise ValueError(
                 f"the chess engine {self.path} failed at {move} in {fen} ({error!r}); mend it, name another one in "
                 "--config.tasks.engine, or set that to '' to do without a judge"
             ) from error
+
+    def _end(self) -> None:
+        """Ends the process, which may hang; who asks again gets another one."""
+        if self._transport is not None:
+            self._loop.call_soon_threadsafe(self._transport.close)
+        self._process = self._transport = None
 
     @functools.cached_property
     def digest(self) -> str:
@@ -119,10 +126,14 @@ class Engine:
 
 
 async def _started(path: str):
-    """The engine as a process of its own, which ends when its input does."""
+    """The engine as a process of its own, which ends when its input does: its transport, and what speaks with it."""
     import chess.engine
 
-    _, process = await chess.engine.popen_uci(path)
+    transport, process = await chess.engine.popen_uci(path)
     known = process.options
-    await process.configure({name: value for name, value in (("Threads", 1), ("Hash", 16)) if name in known})
-    return process
+    try:
+        await process.configure({name: value for name, value in (("Threads", 1), ("Hash", 16)) if name in known})
+    except BaseException:  # whoever stops waiting leaves no process behind
+        transport.close()
+        raise
+    return transport, process

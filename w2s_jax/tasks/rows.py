@@ -265,8 +265,11 @@ def _contents(path: Path, domain: Domain) -> Iterator[tuple[dict[str, Any], str,
             read[0] = number
             yield line
 
-    for columns in csv.DictReader(lines()):
-        yield columns, f"{path}:{read[0]}", domain.table
+    try:
+        for columns in csv.DictReader(lines(), strict=True):
+            yield columns, f"{path}:{read[0]}", domain.table
+    except csv.Error as error:
+        raise ValueError(f"{path}:{read[0]}: {error}; is a quotation mark open there, or since a line before?") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -85,6 +85,12 @@ def study(
     """
     for eta in (*etas, *probe_etas):
         exact_eta(eta)  # before minutes are spent on the others
+    for name, number in (("draws", draws), ("draws_each", draws_each)):
+        if number < 0:
+            raise ValueError(f"{name}={number}: allowed is 0 (without) and more; change `{name}`")
+    for name, correlation in (("dependence", dependence), *(("dependences", one) for one in dependences)):
+        if not 0 <= correlation < 1:
+            raise ValueError(f"{name}: {correlation} is no correlation from 0 to below 1; change `{name}`")
     embedded = {"embeddings": probing.loaded(arrays)} if arrays else {}
     if not (draws or draws_each or arrays or run or texts["model"]):
         raise ValueError(

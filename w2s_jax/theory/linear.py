@@ -65,6 +65,12 @@ def study(
     Raises:
         ValueError: a setting out of its range, by name.
     """
+    for name, several in (
+        ("dimensions", dimensions), ("cosines", cosines), ("norms", norms), ("conditions", conditions), ("noises", noises),
+        ("samples", samples),
+    ):  # fmt: skip
+        if not several:
+            raise ValueError(f"{name} is empty: allowed are one and more; change `{name}`")
     refuse(pairs=pairs, cells=cells, cell_pairs=cell_pairs, draws=draws, lowest=lowest, batch=batch, samples=samples)
     gaussian.best_of_independent(cosines, cosines)
     if wrong := [norm for norm in norms if not norm > 0]:
