@@ -276,6 +276,9 @@ def test_a_student_that_writes_is_counted_by_the_lengths_that_were_logged(models
     assert seen.complete and seen.teaching == pytest.approx(num_rounds * one_round)
     (part,) = costs.count(one, teacher, student, link, written={taught: {costs.LENGTHS: curve[1:]}}).rows
     assert part.teaching is None
+    one.config.student.grpo.zero_variance = "mask"
+    spared = costs.taught(one, student, chosen, Cost("naive", 0, 0), curve)
+    assert spared.teaching is None and "spared" in spared.reasons[0]
 
 
 def test_a_round_reads_a_prompt_once_where_answers_share_it():

@@ -39,6 +39,21 @@ def test_reliability_and_ece_are_scikit_learns(ties):
     assert metrics.ece(score, correct) == pytest.approx(np.abs(share - mean) @ some[:, 2] / len(score), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    "score, right, rows, wanted",
+    [
+        ([0.1] * 15 + [0.9] * 15, [1] * 15 + [0] * 15, [15, 15], 0.9),
+        ([0.1] * 3 + [0.9], [1, 0, 0, 0], [3, 1], 0.75 * (1 / 3 - 0.1) + 0.25 * 0.9),
+        ([0.3] * 4, [1, 0, 0, 0], [4], 0.05),
+        ([0.1, 0.9, 0.9, 0.9], [0, 1, 1, 1], [1, 3], 0.1),
+    ],
+)
+def test_equal_mass_bins_keep_tied_scores_together_and_apart_from_others(score, right, rows, wanted):
+    found = metrics.reliability(score, right, bins=15, equal_mass=True)[:, 2]
+    assert found[found > 0].tolist() == rows
+    assert metrics.ece(score, right, bins=15, equal_mass=True) == pytest.approx(wanted)
+
+
 def test_equal_mass_ece_is_scikit_learns_with_quantile_bins():
     score, correct = _rows(2, num=450)
     share, mean = calibration.calibration_curve(correct, score, n_bins=15, strategy="quantile")

@@ -110,6 +110,8 @@ def test_labels_that_all_say_nothing_count_alike_and_hard_ones_count_whole():
     weight, flat = np.array([0.5, 1.0]), np.array([[0.5, 0.5], [0.5, 0.5]])
     objective = confidence_weighted.make()
     assert objective.columns(lesson_of([2, 2], flat, weight))["weight"].tolist() == [0.5, 1.0]
+    alike = np.array([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]])  # thirds are not exact in float32
+    assert objective.columns(lesson_of([2, 3], alike, weight))["weight"].tolist() == [0.5, 1.0]
     one = objective.columns(lesson_of([2, 2], np.array([[0.5, 0.5], [0.75, 0.25]]), weight))
     assert one["weight"].tolist() == [0.0, 0.5]
     assert objective.columns(lesson_of([2, 2], None, weight))["weight"].tolist() == [0.5, 1.0]

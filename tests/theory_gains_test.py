@@ -105,6 +105,10 @@ def test_equal_values_have_no_break():
         overlap.detect(np.ones(5), np.eye(5))
     with pytest.raises(Undefined, match="likenesses to hard questions are all equal"):
         overlap.detect(np.array([0.0, 1, 1, 1]), np.ones((4, 2)))
+    one = rng(19).normal(size=64).astype(np.float32)
+    for x in (np.tile(one, (4, 1)), np.outer([1, 3, 7, 11], one)):  # likenesses of 1, but for rounding
+        with pytest.raises(Undefined):
+            overlap.detect(np.array([0.1, 0.9, 0.9, 0.9]), x)
 
 
 def test_planted_clusters_are_told_apart():

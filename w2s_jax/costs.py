@@ -51,9 +51,13 @@ from w2s_jax.tasks.asking import Asking
 from w2s_jax.trust import NoProducts, Operations, Untaught, artefact, controls
 from w2s_jax.types import Rollout
 
-VERSION = "1"
+VERSION = "2"
 PARTS = ("answers", "states", "evidence", "own", "fitting", "scoring", "teaching")
 LENGTHS = "completion_tokens"  # what is logged of a round: the mean tokens of its answers
+UNLOGGED = {  # what becomes of groups whose answers are all worth the same
+    "resample": "how many answers were written in place of others is not logged",
+    "mask": "which passes were spared the groups whose answers are all worth the same is not logged",
+}
 Written = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Artefact of a student -> name -> (step, value), as logged while it was taught."""
 
@@ -543,8 +547,8 @@ def taught(run: Run, student: Model, one: Choice, cost: Cost, curve: Sequence[tu
 
     asked_of = np.flatnonzero(np.asarray(one.lesson.weight) > 0)
     num_asked, num_rounds = online.rounds_of(objective, training, len(asked_of))
-    if objective.zero_variance == "resample":
-        return unknown("how many answers were written in place of others is not logged")
+    if objective.zero_variance in UNLOGGED:
+        return unknown(UNLOGGED[objective.zero_variance])
     if len(curve) != num_rounds:
         return unknown("how long the student's answers were while it learnt is not logged in this workdir")
     prompt = np.array([len(asked.ask(one.lesson.questions[k]).prompt) for k in asked_of], np.float64)

@@ -136,11 +136,12 @@ def reliability(score: np.ndarray, correct: np.ndarray, bins: int = 15, equal_ma
            [0.9, 1. , 1. ]])
     """
     score, correct = _checked(score, correct, unit=True)
-    edge = np.linspace(0, 1, bins + 1)
+    cut = np.linspace(0, 1, bins + 1)[1:-1]
     if equal_mass:
-        edge = np.unique(np.quantile(score, edge))
-    place = np.searchsorted(edge[1:-1], score, side="left")
-    num_bins = max(len(edge) - 1, 1)
+        cut = np.unique(np.quantile(score, cut))
+        cut = cut[cut < score.max()]  # nothing is above that one
+    place = np.searchsorted(cut, score, side="left")
+    num_bins = len(cut) + 1
     rows = np.bincount(place, minlength=num_bins)
     with np.errstate(invalid="ignore"):
         mean_score = np.bincount(place, score, num_bins) / rows

@@ -11,7 +11,8 @@ goes by, is how probable it is that the label is right, whoever gave it: P(IK), 
 smoothed label. With `student.soft_labels` labels are soft: the teacher's probabilities, the smoothed ones, and of an own answer
 that answer alone, as a student has nothing to learn from its own probabilities.
 
-Source: arXiv 2511.14166; deviations: see `knowing`, `smoothing` and `routing`.
+Source: arXiv 2511.14166. Deviations: see `knowing`, `smoothing` and `routing`; and gamma is always where the own label beats
+    the weak one, though in `selective` the questions below it may get a smoothed label or none.
 """
 
 import dataclasses

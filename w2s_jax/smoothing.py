@@ -63,7 +63,7 @@ def graph(x: np.ndarray, k: int, *, sigma: float = 0.0, group: np.ndarray | None
     Args:
         x: f[N, D], points.
         k: neighbours that each point has at least.
-        sigma: width of the weights; 0 = the median distance to a neighbour.
+        sigma: width of the weights; 0 = the median distance to a neighbour that is not the same point.
         group: i[N], points of one group are no neighbours; None = each point is its own.
 
     Raises:

@@ -19,7 +19,8 @@ import numpy as np
 from w2s_jax.student import options
 from w2s_jax.types import Lesson
 
-VERSION = "1"
+VERSION = "2"
+ROUNDING = 1e-6  # of probabilities in float32: what 1/3 is off by says nothing
 LABELS = {"hard": options.hard, "soft": options.labels}
 
 
@@ -54,7 +55,8 @@ def confidence(label: np.ndarray, num_options: np.ndarray) -> np.ndarray:
     [0.5, 0.0, 1.0]
     """
     least = 1 / num_options
-    return np.clip((label.max(axis=-1) - least) / (1 - least), 0.0, 1.0).astype(np.float32)
+    found = np.clip((label.max(axis=-1) - least) / (1 - least), 0.0, 1.0)
+    return np.where(found > ROUNDING, found, 0.0).astype(np.float32)
 
 
 def make(*, labels: str = "hard", normalise: str = "token") -> ConfidenceWeighted:

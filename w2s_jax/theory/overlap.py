@@ -19,7 +19,8 @@ import numpy as np
 
 from w2s_jax.metrics import Undefined
 
-VERSION = "1"
+VERSION = "2"
+ROUNDING = 1e-9  # a difference that is none
 HARD, EASY, OVERLAP = 0, 1, 2
 
 
@@ -91,14 +92,14 @@ def change_point(values: np.ndarray, name: str = "values") -> float:
         name: what the reason calls them.
 
     Raises:
-        Undefined: all are equal.
+        Undefined: all are equal, but for rounding.
 
     >>> change_point(np.array([5.0, 1.0, 1.5, 5.5]))
     5.0
     """
     values = np.sort(np.asarray(values, np.float64))
     size = np.arange(1, len(values))
-    between = values[:-1] < values[1:]
+    between = np.diff(values) > ROUNDING
     if not between.any():
         raise Undefined(f"{name} are all equal: they have no break")
     # The sum of squares within both parts falls by what their means explain, so that needs to be largest.
