@@ -1,19 +1,19 @@
 """Chess positions: what counts is legal, every error names its file and line, an engine judges or is done without."""
 
+import functools
 import gzip
 import json
 import os
 import pathlib
-import stat
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
 import pytest
 
 from experiments.configs import chess as config
+from tests import made_up_engine
 from w2s_jax.analysis import better_than_gold, easy_first
 from w2s_jax.tasks import chess, chess_engine
 from w2s_jax.types import Answers
@@ -282,37 +282,10 @@ def test_without_a_rating_the_themes_say_how_hard_a_puzzle_is(tmp_path):
 
 # ---- The engine ------------------------------------------------------------------------------------------------------
 
-ENGINE = """\
-    #!{python}
-    import sys
-    worth, asked = {worth}, 0
-    for line in sys.stdin:
-        word, *rest = line.split() or [""]
-        if word == "uci":
-            print("id name made up\\noption name Hash type spin default 1 min 1 max 64\\nuciok")
-        elif word == "isready":
-            print("readyok")
-        elif word == "go":
-            asked += 1
-            if asked > {lasts}:
-                sys.exit(3)
-            move = rest[rest.index("searchmoves") + 1]
-            print(f"info depth 1 nodes {{rest[rest.index('nodes') + 1]}} score {{worth[move]}} pv {{move}}\\nbestmove {{move}}")
-        elif word == "quit":
-            break
-        sys.stdout.flush()
-"""
-
 
 @pytest.fixture
 def engine(tmp_path):
-    def program(lasts=100, **worth):
-        path = tmp_path / "engine"
-        path.write_text(textwrap.dedent(ENGINE).format(python=sys.executable, worth=worth, lasts=lasts))
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        return str(path)
-
-    return program
+    return functools.partial(made_up_engine.write, tmp_path / "engine")
 
 
 def test_the_engine_values_moves_for_the_player_who_makes_them(root, engine):

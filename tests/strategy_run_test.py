@@ -3,33 +3,15 @@
 import csv
 import json
 import random
-import stat
-import sys
-import textwrap
 
 import pytest
 
 from experiments import main
 from experiments.configs import chess, endgame
+from tests import made_up_engine
 
 library = pytest.importorskip("chess")
 METHODS = ("naive", "ntf", "gold")
-ENGINE = """\
-    #!{python}
-    import sys
-    for line in sys.stdin:
-        word, *rest = line.split() or [""]
-        if word == "uci":
-            print("id name made up\\nuciok")
-        elif word == "isready":
-            print("readyok")
-        elif word == "go":
-            move = rest[rest.index("searchmoves") + 1]
-            print(f"info depth 1 nodes 1 score cp {{30 * sum(map(ord, move)) % 400}} pv {{move}}\\nbestmove {{move}}")
-        elif word == "quit":
-            break
-        sys.stdout.flush()
-"""
 
 
 @pytest.fixture
@@ -50,9 +32,7 @@ def puzzles(tmp_path):
     ]
     for split, part in (("train", rows[:240]), ("validation", rows[240:360]), ("test", rows[360:])):
         (tmp_path / f"lichess_puzzles.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    engine = tmp_path / "engine"
-    engine.write_text(textwrap.dedent(ENGINE).format(python=sys.executable))
-    engine.chmod(engine.stat().st_mode | stat.S_IXUSR)
+    made_up_engine.write(tmp_path / "engine")
     return tmp_path
 
 
