@@ -406,8 +406,12 @@ def test_on_embeddings_the_counted_bounds_are_kept_and_the_student_beats_its_lab
     assert len(found.counted) == len(found.oracle) == len(found.granted) == 5 * num_classes
     assert {v.rho for v in found.granted} == {0}
     assert num_classes == 2 or max(v.rho for v in found.counted) > 0
-    table = found.table("e")
-    assert all(len(row) == len(table.head) for row in table.rows)
+    tables = found.tables("e")
+    assert [table.name for table in tables] == ["e_counted", "e_oracle", "e_granted"]
+    assert all(len(row) == len(table.head) for table in tables for row in table.rows)
+    bounds_of = [[row[tables[0].head.index("bound")] for row in table.rows] for table in tables]
+    for numbers, verdicts in zip(bounds_of, (found.counted, found.oracle, found.granted), strict=True):
+        assert numbers == [None if v.bound is None else float(v.bound) for v in verdicts]
 
 
 def test_the_table_says_that_a_graph_is_not_connected():
@@ -415,8 +419,8 @@ def test_the_table_says_that_a_graph_is_not_connected():
     gold = rng.integers(0, 2, 120)
     x = rng.normal(size=(120, 3)) * 0.01 + gold[:, None] * np.array([5.0, -5.0, 5.0])  # two heaps, far apart
     how = {"eta": 0.0, "resamples": 2, "l2": 0.1, "seed": 0}
-    assert "the graph is not connected" in probing.examine(x, gold, gold, neighbours=3, **how).table("e").note
-    assert "connected" not in probing.examine(x, gold, gold, neighbours=40, **how).table("e").note
+    assert "the graph is not connected" in probing.examine(x, gold, gold, neighbours=3, **how).tables("e")[0].note
+    assert "connected" not in probing.examine(x, gold, gold, neighbours=40, **how).tables("e")[0].note
 
 
 @pytest.mark.parametrize(
@@ -485,7 +489,10 @@ def test_the_study_of_the_config_tells_all_three_parts(tmp_path):
     assert given.pop("name") == "theory_expansion"
     found = expansion.study(**given)
     assert isinstance(found, Study)
-    assert [table.name for table in found.tables] == ["bounds", "embeddings_eta_0"]
+    assert [table.name for table in found.tables] == [
+        "bounds",
+        *(f"embeddings_eta_0_{way}" for way in ("counted", "oracle", "granted")),
+    ]
     assert all(len(row) == len(table.head) for table in found.tables for row in table.rows)
     assert [figure.name for figure in found.figures] == [
         "dependence_contents", "whole_contents", "dependence_gaussian", "whole_gaussian"

@@ -335,7 +335,7 @@ def test_the_study_of_expansion_takes_a_finished_runs_arrays(tmp_path):
     config = theory_expansion.get_config("quick")
     config.update(draws=2, size=50, draws_each=2, dependences=(0.0,), resamples=2, run=str(tmp_path))
     found = expansion.study(**{name: value for name, value in config.to_dict().items() if name != "name"})
-    table = found.tables[-1]
-    assert table.name == "run_eta_0" and "50 points that no probe was fitted on" in table.note
+    table = found.tables[-3]
+    assert table.name == "run_eta_0_counted" and "50 points that no probe was fitted on" in table.note
     x, weak, gold = probing.of_run(str(tmp_path), "ntf")
     assert len(x) == 100 and ((weak == -1) == ~taught[:100]).all() and (gold >= 0).all()

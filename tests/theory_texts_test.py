@@ -103,5 +103,6 @@ def test_the_study_examines_texts(world):
     del config["name"]
     words = {name: value for name, value in world.items() if name != "seed"} | {"size": 36}
     found = expansion.study(**config | {"texts": words, "neighbours": 2, "resamples": 2})
-    assert [table.name for table in found.tables] == ["texts_eta_0"] and not found.figures
+    assert [table.name for table in found.tables] == [f"texts_eta_0_{way}" for way in ("counted", "oracle", "granted")]
+    assert not found.figures
     assert "18 points that no probe was fitted on" in found.tables[0].note

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 VERSION = "1"
+SENTENCE = 40  # characters that no number comes to
 DAGGER = "†"
 """Beside what saw gold labels of the target."""
 
@@ -75,8 +76,12 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[s
 
 
 def html_table(head: Sequence[str], body: Sequence[Sequence[str]], kind: str = "numbers") -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_dim(cell)}</td>" for cell in line) + "</tr>" for line in body)
+    """A table of numbers; a column of sentences behind its first one is set as text."""
+    said = [at > 0 and any(len(line[at]) > SENTENCE for line in body) for at in range(len(head))]
+    style = [' class="said"' if one else "" for one in said]
+    top = "".join(f"<th{way}>{escape(cell)}</th>" for way, cell in zip(style, head, strict=True))
+    rows = ("".join(f"<td{way}>{_dim(cell)}</td>" for way, cell in zip(style, line, strict=True)) for line in body)
+    lines = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
@@ -153,6 +158,8 @@ th {{ text-align: right; font-weight: 600; color: var(--quiet); vertical-align: 
 th, td {{ padding: .4rem 0 .4rem 1rem; }}
 td {{ text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }}
 th:first-child, td:first-child {{ text-align: left; padding-left: 0; position: sticky; left: 0; background: #fff; }}
+.said {{ text-align: left; white-space: normal; min-width: 11rem; color: var(--quiet); }}
+td.said {{ font-size: .78rem; line-height: 1.3; }}
 .ci {{ color: var(--quiet); }}
 .stacked .ci {{ display: block; font-size: .78rem; line-height: 1.25; }}
 .stacked td {{ vertical-align: top; }}

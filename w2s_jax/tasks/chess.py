@@ -370,7 +370,7 @@ class JudgedChess(Chess):
 
     @property
     def valuer(self) -> str:
-        return f"{Path(self._judge.path).stem}, {self._judge.nodes:,} nodes a move"
+        return Path(self._judge.path).stem
 
     def valued_by(self) -> dict[str, Any]:
         """What values depend on beside the code."""

@@ -106,12 +106,9 @@ def study(
     for kind, draw in KINDS.items() if draws_each else ():
         figures += along(kind, draw, size=size, dependences=dependences, draws=draws_each, seed=seed)
     for name, (x, weak, gold) in embedded.items():
-        tables += [
-            probing.examine(x, weak, gold, neighbours=neighbours, eta=eta, resamples=resamples, l2=l2, seed=seed).table(
-                f"{name}_eta_{eta:g}"
-            )
-            for eta in probe_etas
-        ]
+        for eta in probe_etas:
+            found = probing.examine(x, weak, gold, neighbours=neighbours, eta=eta, resamples=resamples, l2=l2, seed=seed)
+            tables += found.tables(f"{name}_eta_{eta:g}")
     return Study(
         title="Expansion: what a student must correct",
         lead=(

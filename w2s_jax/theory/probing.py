@@ -59,23 +59,29 @@ class Examination:
     gold_accuracy: float
     caution: str
 
-    def table(self, name: str) -> Table:
-        """The verdicts as rows."""
-        rows = []
-        for way, verdicts in (("counted", self.counted), ("oracle", self.oracle), ("granted", self.granted)):
-            for v in verdicts:
-                where = f"{'S' if v.theorem in CORRECTION else 'T'}_{v.label}"
-                numbers = (v.alpha, v.err, v.rho, v.c, v.q, v.bound, v.realised)
-                rows.append(
-                    (way, f"Theorem {v.theorem}", where, v.points, *(n if n is None else float(n) for n in numbers), v.reason)
-                )
-        note = (
+    def tables(self, name: str) -> tuple[Table, ...]:
+        """The verdicts as rows, a table for each way."""
+        points = (
             f"{self.points} points that no probe was fitted on, {self.coverage:.3f} of them with a weak label. Right: weak "
             f"labels {self.weak_accuracy:.3f} where there are any; on all points the student {self.accuracy:.3f}, a probe "
             f"taught by true labels {self.gold_accuracy:.3f}. {self.caution}"
         )
-        head = ("constant", "bound", "on", "points", "alpha", "f != weak", "not robust", "c", "q", "bound", "error", "why not")
-        return Table(name=name, head=head, rows=tuple(rows), note=note.strip())
+        said = {
+            "counted": f"Constants are counted, for these points, probes and nearest neighbours: a bound is true. {points}",
+            "oracle": "Constants are estimated: neighbours of the other part are the nearest point there alone.",
+            "granted": "The oracle's constants with every probe taken as robust: such a bound may fail.",
+        }
+        head = ("theorem", "on", "points", "alpha", "f != weak", "not robust", "c", "q", "bound", "error", "why not")
+        return tuple(
+            Table(name=f"{name}_{way}", head=head, rows=tuple(map(_line, getattr(self, way))), note=note.strip())
+            for way, note in said.items()
+        )
+
+
+def _line(v: Verdict) -> tuple:
+    where = f"{'S' if v.theorem in CORRECTION else 'T'}_{v.label}"
+    numbers = (v.alpha, v.err, v.rho, v.c, v.q, v.bound, v.realised)
+    return (v.theorem, where, v.points, *(n if n is None else float(n) for n in numbers), v.reason)
 
 
 def examine(
