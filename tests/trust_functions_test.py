@@ -328,3 +328,23 @@ def test_under_shuffled_labels_ntf_is_at_chance():
     honest = plugins.make("trust", "neural", **SMALL).fit(source, known, jax.random.key(0)).score(target)
     low, high = metrics.auc_interval(honest, truth)
     assert low > 0.5, "the same rows would teach it, if they were labelled"
+
+
+# ---- What they cost --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ALL, ids=name)
+def test_each_says_what_it_takes_and_a_function_of_no_matrix_is_free(case, fitted):
+    told = fitted[name(case)].operations(world()[0].answers.question_id, KEY)
+    learns = case[0] in ("neural", "ensemble", "knn", "logistic")
+    assert (told.scoring > 0) == learns and (told.weights is not None) == (case[0] in ("neural", "ensemble"))
+    assert (told.fitting is None) == bool(told.reason) == (case[0] == "logistic")
+
+
+def test_an_ensemble_takes_what_its_members_take():
+    evidence, correct = world()
+    ids = evidence.answers.question_id
+    both = plugins.make("trust", "ensemble", size=2, **SMALL).fit(evidence, correct, KEY).operations(ids, KEY)
+    one = plugins.make("trust", "neural", **SMALL).fit(evidence, correct, KEY).operations(ids, KEY)
+    assert (both.fitting, both.scoring, both.weights) == (2 * one.fitting, 2 * one.scoring, 2 * one.weights)
+    assert both.epochs == one.epochs == SMALL["epochs"]
