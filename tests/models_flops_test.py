@@ -41,6 +41,7 @@ FORMS = {
     "separate": CONFIG,
     "tied": dataclasses.replace(CONFIG, tied=True),
     "one key head": dataclasses.replace(CONFIG, num_kv_heads=1),
+    "many words": dataclasses.replace(CONFIG, vocab_size=960, tied=True),  # so that products of logits weigh something
     "no width": dataclasses.replace(CONFIG, head_dim=24),
 }
 
@@ -67,7 +68,7 @@ def test_logits_are_paid_for_where_they_are_read():
 
 
 @pytest.mark.parametrize(
-    "form, rank, targets", [("tied", 0, ()), ("one key head", 4, flops.TARGETS), ("no width", 8, ("q", "down"))]
+    "form, rank, targets", [("many words", 0, ()), ("many words", 4, flops.TARGETS), ("no width", 8, ("q", "down"))]
 )
 def test_a_training_step_takes_what_xla_counts(form, rank, targets):
     config = FORMS[form]
