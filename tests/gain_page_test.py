@@ -11,7 +11,7 @@ from w2s_jax import gain_page
 from w2s_jax.analysis.gains import Gain, Gains
 
 NTF = Gain(
-    "ntf", 1, 1200, 700, True, weak=0.61, untaught=0.52, accuracy=0.73,
+    "ntf", 1, 1200, 700, True, 480, weak=0.61, untaught=0.52, accuracy=0.73,
     misfit=0.344, gain=0.123, gain_lo=0.087, gain_hi=0.161,
     misfit_squared=0.456, gain_squared=-0.211, gain_squared_lo=-0.314, gain_squared_hi=-0.104,
     misfit_divergence=1.234, gain_divergence=0.567, gain_divergence_lo=0.432, gain_divergence_hi=0.698,
@@ -20,7 +20,7 @@ NTF = Gain(
     test_gain=-0.019, test_gain_lo=-0.052, test_gain_hi=0.014,
 )  # fmt: skip
 BARE = Gain(
-    "naive", 1, 1200, 1190, False, gain=0.02, gain_lo=-0.01, gain_hi=0.05, gain_divergence=0.03, gain_divergence_lo=-0.04,
+    "naive", 1, 1200, 1190, False, 1200, gain=0.02, gain_lo=-0.01, gain_hi=0.05, gain_divergence=0.03, gain_divergence_lo=-0.04,
     gain_divergence_hi=0.08, reasons=("bound: too few", "rule: none"),
 )  # fmt: skip
 EARLIER = dataclasses.replace(NTF, seed=0, gain=0.777, misfit=0.888, reasons=("of another seed: told elsewhere",))
@@ -36,9 +36,9 @@ def told(found, several=False):
 def test_each_number_stands_in_its_column_of_both_tables():
     markdown, page = told(FOUND)
     for line in (
-        "| method | not taught | misfit, % | gain, % [95 %] | misfit² | gain² [95 %] | misfit, nats | gain, nats [95 %] |",
-        "| NTF | 500 of 1,200 | 34.4 | 12.3 [8.7, 16.1] | 0.46 | −0.21 [−0.31, −0.10] | 1.23 | 0.57 [0.43, 0.70] |",
-        "| Naive | 10 of 1,200 | – | 2.0 [−1.0, 5.0] | – | – | – | 0.03 [−0.04, 0.08] |",
+        "| method | questions | misfit, % | gain, % [95 %] | misfit² | gain² [95 %] | misfit, nats | gain, nats [95 %] |",
+        "| NTF | 480 of 1,200 | 34.4 | 12.3 [8.7, 16.1] | 0.46 | −0.21 [−0.31, −0.10] | 1.23 | 0.57 [0.43, 0.70] |",
+        "| Naive | 1,200 of 1,200 | – | 2.0 [−1.0, 5.0] | – | – | – | 0.03 [−0.04, 0.08] |",
         "| method | overlap, % | probe's gain, % | kernel gain² | kernel norm | CKA | gain on test, % [95 %] |",
         "| NTF | 27.1 | −4.5 | 0.043 | 0.65 | 0.88 | −1.9 [−5.2, 1.4] |",
         "| method | expansion, % | gain, all questions, % | sign rule | beats itself by, % [95 %] |",

@@ -273,7 +273,7 @@ def test_the_sample_is_the_seeds_and_keeps_its_order():
 
 def test_two_seeds_keep_all_rows_and_the_later_arrays_that_are_there():
     first, later = ({"id": np.array([k])} for k in (0, 1))
-    rows = [gains.Gain("ntf", seed, 50, 20, True) for seed in (0, 1)]
+    rows = [gains.Gain("ntf", seed, 50, 20, True, 30) for seed in (0, 1)]
     one, other = gains.Gains((rows[0],), first, ("a",)), gains.Gains((rows[1],), later, ("b",))
     whole = gains.joined(one, other)
     assert whole.rows == tuple(rows) and whole.arrays is later and whole.notes == ("a", "b")
@@ -353,6 +353,9 @@ def test_what_was_taught_is_looked_at_only_where_nothing_else_is_left():
     nearly = of(asked, one, taught=np.arange(200) >= gains.LEAST - 1)
     assert not nearly.held_out and nearly.gain == pytest.approx(0.15)
     rest = of(asked, one, taught=np.arange(200) >= gains.LEAST)
+    assert (nearly.measured, rest.measured) == (200, gains.LEAST)
+    fewer = of(asked, one, taught=np.arange(200) >= 150, labelled=np.arange(200) >= 20)
+    assert fewer.held_out and fewer.measured == 130
     assert rest.held_out and rest.weak == pytest.approx(np.mean([k % 4 != 0 for k in range(gains.LEAST)]))
 
 

@@ -16,9 +16,9 @@ TITLE = "What theory predicted"
 NUMBERS, ARRAYS = "gains.json", "gains.npz"
 ONE_SEED = "Of one seed, the last; data/gains.csv has all."
 NOTE = (
-    "Gains are of the student over the labels of its own questions, on questions that it was not taught where there are "
-    "enough. Misfit: share of answers unlike the label; no gain in answers can be larger (triangle inequality), and "
-    "theory's guess is that it is as large. In squared distance, and in nats beside the teacher's probabilities, the "
+    "Gains are of the student over the labels of its own questions, of those that it was not taught where there are "
+    "enough that have a label. Misfit: share of answers unlike the label; no gain in answers can be larger (triangle "
+    "inequality), and theory's guess is that it is as large. In squared distance, and in nats beside the teacher's probabilities, the "
     "gain is at least the misfit if the student is the one of a convex class that is nearest to its labels (arXiv "
     "2405.15116, 2501.19105); of a language model that is a prediction, no promise. Overlap: share of the taught "
     "questions that look like hard ones although the teacher is sure of them (arXiv 2412.03881): the more, the more "
@@ -109,7 +109,7 @@ def tables(rows: Sequence[Gain]) -> dict[str, Table]:
         return ["method", *columns], [[cell.replace("-", "−") if cell[:1] == "-" else cell for cell in line] for line in body]
 
     misfit: dict[str, Callable[[Gain], str]] = {
-        "not taught": lambda one: f"{one.n - one.taught:,} of {one.n:,}",
+        "questions": lambda one: f"{one.measured:,} of {one.n:,}",
         "misfit, %": lambda one: percent(one.misfit),
         "gain, % [95 %]": lambda one: _share(one, "gain"),
         "misfit²": lambda one: number(one.misfit_squared),

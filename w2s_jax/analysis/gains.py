@@ -42,7 +42,7 @@ from w2s_jax.theory import kernels, misfit, overlap, probing
 from w2s_jax.theory.partition import ABSTAIN
 from w2s_jax.types import Answers, Gold, Question
 
-VERSION = "1"
+VERSION = "2"
 LEAST = 30
 """Questions that were not taught; with fewer, gains are of all that were looked at."""
 AT: dict[str, Any] = {"layers": (-1,), "token": "prompt"}  # where a question ends
@@ -58,6 +58,7 @@ class Gain:
         method, seed: which student.
         n, taught: questions looked at, and how many of these it was taught.
         held_out: whether misfit and gains are of those that it was not taught.
+        measured: how many questions they are of: those that have a label.
         weak, untaught, accuracy: share of right answers there: of the weak labels, of the student before, of the student.
         misfit, gain, gain_lo, gain_hi: share of answers unlike the label; accuracy of the student less that of the labels.
         misfit_squared, gain_squared, gain_squared_lo, gain_squared_hi: the same in squared distance of option probabilities.
@@ -81,6 +82,7 @@ class Gain:
     n: int
     taught: int
     held_out: bool
+    measured: int
     weak: float | None = None
     untaught: float | None = None
     accuracy: float | None = None
@@ -499,6 +501,7 @@ def of_method(
         n=len(asked.sure),
         taught=int(one.taught.sum()),
         held_out=held_out,
+        measured=int(rows.sum()),
         reasons=tuple(reasons),
         **found,
     )
